@@ -1,0 +1,451 @@
+//! An open volume: what it consists of, how it starts, stops and recovers.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
+
+use librorum_format::{Ino, SegmentId};
+use librorum_meta::{Content, Embedded, EmbeddedOptions, Meta, SetAttr};
+use librorum_store::{Store, StoreOptions, VerifyPolicy};
+use librorum_sys::{Holder, VolumeLock};
+
+use crate::error::{FsError, Result, disk};
+use crate::node::{Node, Table, lock};
+use crate::open::Handles;
+use crate::pool::Pool;
+use crate::reclaim::Reclaim;
+use crate::seal::Sealer;
+use crate::volume::Volume;
+
+/// How a volume is used.
+#[derive(Clone, Debug)]
+pub struct FsOptions {
+    /// Refuse every change, and leave the volume as it is.
+    pub read_only: bool,
+    /// Bytes of closed files that may wait for sealing before writers have to wait.
+    pub unsealed_bytes_max: u64,
+    /// How long a file must have been closed before it is sealed.
+    pub quiet_ms: u64,
+    /// Whether bytes are verified on every read, or when they enter the page cache.
+    pub verify: VerifyPolicy,
+    /// What others are told about the holder of the volume.
+    pub holder: Holder,
+}
+
+impl Default for FsOptions {
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            // A few seconds of a fast disk: enough to ride out a burst, small beside any volume.
+            unsealed_bytes_max: 8 << 30,
+            // Long enough for an editor's write-close-reopen, short enough to be done when a user
+            // looks.
+            quiet_ms: 2000,
+            verify: VerifyPolicy::PageCache,
+            holder: Holder {
+                pid: std::process::id(),
+                command: "librorum".to_owned(),
+                mountpoint: None,
+            },
+        }
+    }
+}
+
+/// What is known of a verbatim segment that only one inode names.
+#[derive(Debug)]
+pub(crate) struct WholeUse {
+    /// Files that are open by passthrough on it: while there are any, nobody else may come to share
+    /// its bytes, because a later writer will change them in place.
+    pub(crate) open_count: u32,
+}
+
+/// Called with the number of an inode whose attributes the kernel should ask for again.
+pub type InvalidateAttributes = Box<dyn Fn(Ino) + Send + Sync>;
+
+/// An open volume.
+#[derive(Debug)]
+pub struct Fs {
+    pub(crate) volume: Volume,
+    pub(crate) options: FsOptions,
+    pub(crate) meta: Arc<Embedded>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) pool: Pool,
+    pub(crate) table: Table,
+    pub(crate) handles: Handles,
+    pub(crate) whole: Mutex<HashMap<SegmentId, WholeUse>>,
+    pub(crate) sealer: Sealer,
+    pub(crate) reclaim: Reclaim,
+    /// Whether opens may be served by passthrough.
+    pub(crate) passthrough: AtomicBool,
+    /// Ids below it were given out before this process opened the volume.
+    pub(crate) first_own_segment: AtomicU64,
+    pub(crate) invalidate: OnceLock<Invalidate>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    shut_down: AtomicBool,
+    /// Dropped last: the volume is ours until everything above is gone.
+    _lock: VolumeLock,
+}
+
+/// A callback, with a `Debug` that says so.
+pub(crate) struct Invalidate(pub(crate) InvalidateAttributes);
+
+impl std::fmt::Debug for Invalidate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Invalidate")
+    }
+}
+
+/// Exists while the volume is open, and after a crash.
+const OPEN_MARK: &str = "open";
+
+/// Inodes are walked in pages of this many.
+pub(crate) const PAGE: usize = 1024;
+
+impl Fs {
+    /// Opens the volume in `dir`, recovers it if it was not closed, and starts its background work.
+    ///
+    /// # Errors
+    ///
+    /// `Locked` names the holder; `NotVolume`, `Config`; what opening metadata and store answers.
+    pub fn open_volume(dir: &std::path::Path, options: FsOptions) -> Result<Arc<Self>> {
+        let volume = Volume::open(dir)?;
+        let volume_lock = VolumeLock::acquire(dir, &options.holder)?;
+        let meta = Embedded::open(&volume.meta_dir(), &EmbeddedOptions::default())?;
+        let store = Store::open(
+            dir,
+            &StoreOptions {
+                chunking: volume.chunking,
+                compression: volume.config.compression,
+                verify: options.verify,
+                ..StoreOptions::default()
+            },
+        )?;
+        let store = Arc::new(store);
+        let fs = Arc::new(Self {
+            volume,
+            meta: Arc::new(meta),
+            pool: Pool::new(Arc::clone(&store)),
+            table: Table::new(),
+            handles: Handles::new(),
+            whole: Mutex::default(),
+            sealer: Sealer::new(),
+            reclaim: Reclaim::new(),
+            passthrough: AtomicBool::new(false),
+            first_own_segment: AtomicU64::new(u64::MAX),
+            invalidate: OnceLock::new(),
+            threads: Mutex::default(),
+            shut_down: AtomicBool::new(false),
+            store,
+            options,
+            _lock: volume_lock,
+        });
+        if !fs.options.read_only {
+            fs.mark_open()?;
+            fs.recover()?;
+            fs.start_thread("seal", Self::seal_loop);
+            fs.start_thread("reclaim", Self::reclaim_loop);
+            fs.start_thread("staging-pool", |fs| fs.pool.run());
+        }
+        Ok(fs)
+    }
+
+    fn start_thread(self: &Arc<Self>, name: &str, work: fn(&Self)) {
+        let fs = Arc::clone(self);
+        let started = std::thread::Builder::new().name(name.to_owned()).spawn(move || work(&fs));
+        match started {
+            Ok(thread) => lock(&self.threads).push(thread),
+            // Everything still works, but for the background's share.
+            Err(error) => tracing::error!(%error, name, "cannot start a background thread"),
+        }
+    }
+
+    /// The volume's folder and configuration.
+    #[must_use]
+    pub fn volume(&self) -> &Volume {
+        &self.volume
+    }
+
+    /// The volume's metadata.
+    #[must_use]
+    pub fn meta(&self) -> &dyn Meta {
+        self.meta.as_ref()
+    }
+
+    /// The volume's store.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Lets opens be served by passthrough, or not. Called once, before the first open.
+    pub fn allow_passthrough(&self, allowed: bool) {
+        self.passthrough.store(allowed, Ordering::Relaxed);
+    }
+
+    /// Whether opens may be served by passthrough.
+    #[must_use]
+    pub fn serves_by_passthrough(&self) -> bool {
+        self.passthrough.load(Ordering::Relaxed)
+    }
+
+    /// Sets what is called when attributes changed behind the kernel's back.
+    pub fn on_attributes_changed(&self, callback: InvalidateAttributes) {
+        if self.invalidate.set(Invalidate(callback)).is_err() {
+            tracing::warn!("a second attribute callback was ignored");
+        }
+    }
+
+    /// Brings the volume from any state that a crash can leave to one that can be used: frees
+    /// files that were unlinked while open, and believes the staging files about their lengths and
+    /// times.
+    fn recover(&self) -> Result<()> {
+        self.reap_all()?;
+        let mut after = Ino(0);
+        loop {
+            let staged = self.meta.staged(after, PAGE)?;
+            let Some(&last) = staged.last() else { break };
+            for ino in staged {
+                self.recover_staged(ino)?;
+            }
+            after = last;
+        }
+        Ok(())
+    }
+
+    /// Marks the volume as open, and looks for what a crash left behind if it was already.
+    fn mark_open(&self) -> Result<()> {
+        let path = self.volume.dir.join(OPEN_MARK);
+        let was_open = path.exists();
+        if !was_open {
+            File::create(&path).map_err(|source| FsError::Volume { path, source })?;
+            return Ok(());
+        }
+        // Every id from here on is this process's own; the leftovers' are older.
+        for (segment, _) in self.store.create_staging(1)? {
+            self.first_own_segment.store(segment.0, Ordering::Relaxed);
+            self.store.remove(segment)?;
+        }
+        self.reclaim.scan_leftovers();
+        Ok(())
+    }
+
+    fn mark_closed(&self) -> Result<()> {
+        let path = self.volume.dir.join(OPEN_MARK);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(FsError::Volume { path, source: error })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Frees every orphan: nobody has a file open.
+    fn reap_all(&self) -> Result<()> {
+        let mut after = Ino(0);
+        loop {
+            let orphans = self.meta.orphans(after, PAGE)?;
+            let Some(&last) = orphans.last() else { return Ok(()) };
+            for ino in orphans {
+                self.meta.reap(ino)?;
+            }
+            after = last;
+        }
+    }
+
+    fn recover_staged(&self, ino: Ino) -> Result<()> {
+        let inode = self.meta.inode(ino)?;
+        let Some(segment) = inode.content.staging() else { return Ok(()) };
+        let file = match self.store.open_bytes(segment, true) {
+            Ok(file) => file,
+            Err(error) => {
+                // Its name was durable before the inode's: the disk lost it. The inode stays, its
+                // reads answer EIO, and fsck reports it.
+                tracing::error!(%error, ?ino, "a staging file is lost");
+                return Ok(());
+            }
+        };
+        let stat = rustix::fs::fstat(&file).map_err(disk("cannot stat the staging file", ino))?;
+        let found = crate::attr::StagingStat::new(&stat);
+        let mut set = SetAttr {
+            size_bytes: Some(found.size_bytes),
+            allocated_bytes: Some(found.allocated_bytes),
+            ..SetAttr::default()
+        };
+        if let Some(mtime) = found.mtime_if_written(&inode) {
+            set.mtime = Some(mtime);
+            set.ctime = Some(inode.ctime.max(mtime));
+        }
+        if inode.size_bytes != found.size_bytes
+            || inode.allocated_bytes != found.allocated_bytes
+            || set.mtime.is_some()
+        {
+            self.meta.set_attr(ino, &set)?;
+        }
+        lock(&self.table.node(ino).state).queued_bytes = found.size_bytes.max(1);
+        self.enqueue_seal(ino, found.size_bytes);
+        Ok(())
+    }
+
+    /// Whether changes are allowed.
+    pub(crate) fn writable(&self) -> Result<()> {
+        if self.options.read_only { Err(FsError::ReadOnly) } else { Ok(()) }
+    }
+
+    /// Makes everything durable: the bytes of every staging file and all metadata.
+    ///
+    /// # Errors
+    ///
+    /// The disk's.
+    pub fn sync(&self) -> Result<()> {
+        if self.options.read_only {
+            return Ok(());
+        }
+        let dir = File::open(&self.volume.dir)
+            .map_err(|source| FsError::Volume { path: self.volume.dir.clone(), source })?;
+        rustix::fs::syncfs(&dir).map_err(|error| FsError::Volume {
+            path: self.volume.dir.clone(),
+            source: error.into(),
+        })?;
+        self.meta.sync()?;
+        Ok(())
+    }
+
+    /// Makes the namespace durable; costs nothing if it is.
+    pub(crate) fn sync_names(&self) -> Result<()> {
+        if self.meta.durable_txn() < self.meta.newest_txn() {
+            self.meta.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Ends background work and makes everything durable. Idempotent. Files that wait for sealing
+    /// are sealed by the next open of the volume.
+    ///
+    /// # Errors
+    ///
+    /// The disk's.
+    pub fn shut_down(&self) -> Result<()> {
+        if self.shut_down.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.table.forget_all();
+        self.sealer.close();
+        self.reclaim.close();
+        let unused = self.pool.close();
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a background thread panicked");
+            }
+        }
+        if self.options.read_only {
+            return Ok(());
+        }
+        for backing in unused {
+            self.store.remove(backing.segment())?;
+        }
+        // Files that the kernel had open when it went away are closed now.
+        for node in self.table.nodes() {
+            let recorded = self.record_staged(&node, &mut lock(&node.state));
+            if let Err(error) = recorded {
+                tracing::warn!(%error, ino = ?node.ino, "attributes of an open file");
+            }
+        }
+        self.reap_all()?;
+        self.sync()?;
+        self.reclaim_now()?;
+        self.sync()?;
+        self.mark_closed()
+    }
+
+    /// The node of `ino`, with its state's `data` loaded from the metadata.
+    pub(crate) fn load(&self, node: &Node, state: &mut crate::node::NodeState) -> Result<()> {
+        use crate::node::{Data, ExtentCache, Overlay, OverlayState};
+        if state.data.is_some() {
+            return Ok(());
+        }
+        let ino = node.ino;
+        let inode = self.meta.inode(ino)?;
+        if inode.kind != librorum_meta::FileKind::Regular {
+            return Err(FsError::Invalid { what: "only a regular file has content" });
+        }
+        state.orphan |= inode.nlink == 0;
+        state.data = Some(match inode.content {
+            Content::Empty => Data::Empty,
+            Content::Inline => Data::Inline(self.meta.inline_bytes(ino)?.into()),
+            Content::Staged { segment } => Data::Staged(self.open_backing(ino, segment)?),
+            Content::Overlay { segment, base_len_bytes } => {
+                let backing = self.open_backing(ino, segment)?;
+                let written = crate::overlay::written_ranges(&backing, ino)?;
+                Data::Overlay(Arc::new(Overlay {
+                    backing,
+                    state: Mutex::new(OverlayState { written, base_len_bytes }),
+                }))
+            }
+            Content::Sealed => match self.whole_segment(&inode)? {
+                Some(backing) => {
+                    // Under the map's lock nobody can come to share the segment between the check
+                    // and the entry that excludes it.
+                    let segment = backing.segment();
+                    let mut whole = lock(&self.whole);
+                    if self.meta.segment_is_owned_by(segment, ino)? {
+                        whole.entry(segment).or_insert(WholeUse { open_count: 0 });
+                        Data::Whole(backing)
+                    } else {
+                        Data::Sealed(Arc::new(ExtentCache::default()))
+                    }
+                }
+                None => Data::Sealed(Arc::new(ExtentCache::default())),
+            },
+        });
+        Ok(())
+    }
+
+    pub(crate) fn open_backing(
+        &self,
+        ino: Ino,
+        segment: SegmentId,
+    ) -> Result<Arc<crate::node::Backing>> {
+        let writable = !self.options.read_only;
+        let file = self.store.open_bytes(segment, writable).map_err(|error| match error {
+            librorum_store::StoreError::Missing { .. } => FsError::Disk {
+                what: "the staging file is lost: the content",
+                ino,
+                source: std::io::Error::other(error.to_string()),
+            },
+            other => other.into(),
+        })?;
+        Ok(Arc::new(crate::node::Backing::new(segment, file)))
+    }
+
+    /// The file of the segment that holds all of a sealed inode at its own offsets, if one does.
+    pub(crate) fn whole_segment(
+        &self,
+        inode: &librorum_meta::Inode,
+    ) -> Result<Option<Arc<crate::node::Backing>>> {
+        use librorum_format::Encoding;
+        let extents = self.meta.extents(inode.ino, 0, inode.size_bytes)?;
+        let Some(first) = extents.first() else { return Ok(None) };
+        let segment = first.location.segment;
+        let in_place = extents.iter().all(|extent| {
+            extent.location.segment == segment
+                && extent.location.encoding == Encoding::Raw
+                && extent.location.offset_bytes + u64::from(extent.chunk_offset_bytes)
+                    == extent.file_offset_bytes
+        });
+        if !in_place || self.store.bytes_len(segment)? != inode.size_bytes {
+            return Ok(None);
+        }
+        Ok(Some(self.open_backing(inode.ino, segment)?))
+    }
+}
+
+impl Drop for Fs {
+    fn drop(&mut self) {
+        if let Err(error) = self.shut_down() {
+            tracing::error!(%error, "the volume was not closed cleanly; the next mount recovers it");
+        }
+    }
+}

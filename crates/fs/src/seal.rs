@@ -1,0 +1,807 @@
+//! Sealing: closed staging files become immutable, deduplicated content, without copying them.
+//!
+//! Order: the bytes, then their chunk table, are durable before the transaction that names them;
+//! duplicates are punched out only after that transaction is durable. A file that somebody opens
+//! for writing meanwhile keeps its staging file; what was hashed is thrown away.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use librorum_format::{ChunkId, Encoding, Extent, Ino, Location, SegmentId};
+use librorum_meta::{Meta, MetaError, NewContent, SetContent};
+use librorum_store::Chunk;
+
+use crate::error::{Result, disk};
+use crate::fs::{Fs, WholeUse};
+use crate::node::{Backing, Data, ExtentCache, Node, NodeState, Overlay, Service, lock};
+
+/// Files up to this size are packed together: a segment of its own would cost them more in names
+/// and syncs than in bytes.
+const PACKED_MAX_BYTES: u64 = 64 << 10;
+
+/// A packed segment is written when it has this many bytes or files.
+const PACK_BYTES: usize = 8 << 20;
+const PACK_FILE_COUNT: usize = 512;
+
+/// From this size on a thread of its own syncs a file while it is hashed.
+const SYNC_EARLY_MIN_BYTES: u64 = 16 << 20;
+
+/// How often a change that a concurrent one made stale is worked out anew before the file goes back
+/// to the end of the queue.
+const TRIES: usize = 3;
+
+#[derive(Debug)]
+pub(crate) struct Sealer {
+    state: Mutex<SealerState>,
+    wake: Condvar,
+    /// Signalled when unsealed bytes become fewer.
+    room: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct SealerState {
+    /// When each file may be sealed.
+    due: BTreeSet<(Duration, Ino)>,
+    /// Bytes of closed files that are not sealed.
+    unsealed_bytes: u64,
+    /// Seal files that are due before this at once, quiet or not.
+    hurry_until: Duration,
+    in_progress: usize,
+    sealed_file_count: u64,
+    sealed_bytes: u64,
+    closed: bool,
+}
+
+impl Sealer {
+    pub(crate) fn new() -> Self {
+        Self { state: Mutex::default(), wake: Condvar::new(), room: Condvar::new() }
+    }
+
+    pub(crate) fn close(&self) {
+        lock(&self.state).closed = true;
+        self.wake.notify_all();
+        self.room.notify_all();
+    }
+
+    fn is_closed(&self) -> bool {
+        lock(&self.state).closed
+    }
+
+    /// Bytes leave the books: sealed, removed or written again.
+    pub(crate) fn dequeue(&self, bytes: u64) {
+        if bytes > 0 {
+            let mut state = lock(&self.state);
+            state.unsealed_bytes = state.unsealed_bytes.saturating_sub(bytes);
+            self.room.notify_all();
+        }
+    }
+
+    pub(crate) fn is_over_limit(&self, limit_bytes: u64) -> bool {
+        lock(&self.state).unsealed_bytes > limit_bytes
+    }
+
+    /// Files and bytes that wait, and files and bytes sealed since the volume was opened.
+    pub(crate) fn counts(&self) -> (usize, u64, u64, u64) {
+        let state = lock(&self.state);
+        let waiting = state.due.len() + state.in_progress;
+        (waiting, state.unsealed_bytes, state.sealed_file_count, state.sealed_bytes)
+    }
+}
+
+/// A small file on its way into a packed segment.
+struct SmallFile {
+    node: Arc<Node>,
+    generation: u64,
+    bytes: Vec<u8>,
+}
+
+impl Fs {
+    /// Queues a closed file.
+    pub(crate) fn enqueue_seal(&self, ino: Ino, size_bytes: u64) {
+        let due = librorum_sys::clock::monotonic() + Duration::from_millis(self.options.quiet_ms);
+        let mut state = lock(&self.sealer.state);
+        state.unsealed_bytes += size_bytes.max(1);
+        let was_empty = state.due.is_empty();
+        state.due.insert((due, ino));
+        if was_empty || state.unsealed_bytes > self.options.unsealed_bytes_max / 2 {
+            self.sealer.wake.notify_one();
+        }
+    }
+
+    /// Waits while too many closed bytes wait for sealing: writers may not run away from it.
+    pub(crate) fn wait_for_sealing(&self) {
+        let limit = self.options.unsealed_bytes_max;
+        let mut state = lock(&self.sealer.state);
+        while state.unsealed_bytes > limit && !state.closed && !state.due.is_empty() {
+            self.sealer.wake.notify_one();
+            let (next, _) = self
+                .sealer
+                .room
+                .wait_timeout(state, Duration::from_millis(100))
+                .unwrap_or_else(PoisonError::into_inner);
+            state = next;
+        }
+    }
+
+    /// Seals everything that is closed, now, and answers when it is done. A file that cannot be
+    /// sealed now stays staged and is tried again later.
+    pub fn seal_all(&self) {
+        let quiet = Duration::from_millis(self.options.quiet_ms);
+        let horizon = librorum_sys::clock::monotonic() + quiet;
+        let mut state = lock(&self.sealer.state);
+        let is_due =
+            |state: &SealerState| state.due.first().is_some_and(|(due, _)| *due <= horizon);
+        while (is_due(&state) || state.in_progress > 0) && !state.closed {
+            state.hurry_until = state.hurry_until.max(horizon);
+            self.sealer.wake.notify_one();
+            let (next, _) = self
+                .sealer
+                .room
+                .wait_timeout(state, Duration::from_millis(20))
+                .unwrap_or_else(PoisonError::into_inner);
+            state = next;
+        }
+    }
+
+    pub(crate) fn seal_loop(&self) {
+        // Sealing is never urgent: foreground work gets the CPU first.
+        lower_own_priority();
+        while let Some(batch) = self.next_batch() {
+            let count = batch.len();
+            self.seal_batch(&batch);
+            let mut state = lock(&self.sealer.state);
+            state.in_progress -= count;
+            self.sealer.room.notify_all();
+        }
+    }
+
+    /// Waits for files that are due; `None` when the volume is closed.
+    fn next_batch(&self) -> Option<Vec<Ino>> {
+        let mut state = lock(&self.sealer.state);
+        loop {
+            if state.closed {
+                return None;
+            }
+            let now = librorum_sys::clock::monotonic();
+            let pressed = state.unsealed_bytes > self.options.unsealed_bytes_max / 2;
+            // Under pressure everything but what failed lately is due.
+            let quiet = Duration::from_millis(self.options.quiet_ms);
+            let horizon = if pressed { now + quiet } else { now }.max(state.hurry_until);
+            let wait = match state.due.first() {
+                Some((due, _)) if *due <= horizon => Duration::ZERO,
+                Some((due, _)) => *due - now,
+                None => Duration::from_secs(3600),
+            };
+            if wait.is_zero() {
+                let mut batch = Vec::new();
+                let mut seen = HashSet::new();
+                while batch.len() < PACK_FILE_COUNT
+                    && let Some(&(due, ino)) = state.due.first()
+                    && due <= horizon
+                {
+                    state.due.pop_first();
+                    if seen.insert(ino) {
+                        batch.push(ino);
+                    }
+                }
+                state.in_progress += batch.len();
+                return Some(batch);
+            }
+            let (next, _) =
+                self.sealer.wake.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner);
+            state = next;
+        }
+    }
+
+    fn seal_batch(&self, batch: &[Ino]) {
+        let mut pack = Vec::new();
+        let mut pack_bytes = 0;
+        for &ino in batch {
+            if self.sealer.is_closed() {
+                return;
+            }
+            match self.seal_one(ino) {
+                Ok(Some(small)) => {
+                    pack_bytes += small.bytes.len();
+                    pack.push(small);
+                    if pack_bytes >= PACK_BYTES {
+                        self.seal_pack_or_requeue(std::mem::take(&mut pack));
+                        pack_bytes = 0;
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => self.seal_failed(ino, &error),
+            }
+            self.reclaim.note_idle(ino);
+        }
+        if !pack.is_empty() {
+            self.seal_pack_or_requeue(pack);
+        }
+    }
+
+    fn seal_pack_or_requeue(&self, pack: Vec<SmallFile>) {
+        let inos: Vec<Ino> = pack.iter().map(|small| small.node.ino).collect();
+        if let Err(error) = self.seal_pack(pack) {
+            for ino in inos {
+                self.seal_failed(ino, &error);
+            }
+        }
+    }
+
+    /// The file stays staged, which loses nothing; it is tried again much later, because what
+    /// failed (a full disk, an unreadable one) rarely passes at once.
+    fn seal_failed(&self, ino: Ino, error: &crate::error::FsError) {
+        tracing::warn!(%error, ?ino, "sealing failed; the file stays staged");
+        let due = librorum_sys::clock::monotonic() + Duration::from_secs(30);
+        lock(&self.sealer.state).due.insert((due, ino));
+    }
+
+    /// Seals one file, or hands back a small one for packing.
+    fn seal_one(&self, ino: Ino) -> Result<Option<SmallFile>> {
+        let waits = match self.meta.inode(ino) {
+            Ok(inode) => inode.nlink > 0 && inode.content.staging().is_some(),
+            Err(_) => false,
+        };
+        if !waits {
+            if let Some(node) = self.table.existing(ino) {
+                self.sealer.dequeue(std::mem::take(&mut lock(&node.state).queued_bytes));
+            }
+            return Ok(None);
+        }
+        let node = self.table.node(ino);
+        for _ in 0..TRIES {
+            let (data, generation) = {
+                let mut state = lock(&node.state);
+                if state.writers > 0 || state.orphan {
+                    return Ok(None);
+                }
+                self.load(&node, &mut state)?;
+                (state.data.clone().expect("just loaded"), state.generation)
+            };
+            let done = match data {
+                Data::Staged(backing) => {
+                    let len = backing.file().metadata().map_err(disk("cannot stat", ino))?.len();
+                    let inline_max = u64::from(self.volume.config.inline_max_bytes);
+                    let is_served = lock(&node.state).service == Service::Passthrough;
+                    // A file that is read by passthrough must stay the file it is.
+                    if len > PACKED_MAX_BYTES || (is_served && len > 0) {
+                        self.seal_large(&node, &backing, len, generation)?
+                    } else {
+                        let mut bytes = vec![0; usize::try_from(len).expect("small")];
+                        backing
+                            .file()
+                            .read_exact_at(&mut bytes, 0)
+                            .map_err(disk("cannot read", ino))?;
+                        if len > inline_max {
+                            return Ok(Some(SmallFile { node, generation, bytes }));
+                        }
+                        let content =
+                            if len == 0 { NewContent::Empty } else { NewContent::Inline(&bytes) };
+                        let data = if len == 0 {
+                            Data::Empty
+                        } else {
+                            Data::Inline(bytes.as_slice().into())
+                        };
+                        self.publish(&node, generation, content, len, data, &[])?
+                    }
+                }
+                Data::Overlay(overlay) => self.seal_overlay(&node, &overlay, generation)?,
+                Data::Empty | Data::Inline(_) | Data::Whole(_) | Data::Sealed(_) => {
+                    return Ok(None);
+                }
+            };
+            if done {
+                return Ok(None);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Publishes sealed content, unless the file was opened for writing or changed meanwhile.
+    /// `data` is what the node holds then, `stored` names the segments of others that the content
+    /// shares. None of those may be changed in place right now, as a file that is open by
+    /// passthrough may be at any time.
+    fn publish(
+        &self,
+        node: &Node,
+        generation: u64,
+        content: NewContent<'_>,
+        size_bytes: u64,
+        data: Data,
+        stored: &[Option<(Location, u32)>],
+    ) -> Result<bool> {
+        let mut state = lock(&node.state);
+        if state.generation != generation || state.writers > 0 || state.orphan {
+            return Ok(true);
+        }
+        if state.service == Service::Passthrough && !matches!(data, Data::Whole(_)) {
+            // Opened for reading since; it is queued again when it is closed for good.
+            self.requeue(node, &mut state);
+            return Ok(true);
+        }
+        let inode = self.meta.inode(node.ino)?;
+        let allocated_bytes = match &content {
+            NewContent::Sealed { extents, .. } => extents
+                .iter()
+                .map(|extent| u64::from(extent.len_bytes))
+                .sum::<u64>()
+                .next_multiple_of(512),
+            NewContent::Inline(bytes) => (bytes.len() as u64).next_multiple_of(512),
+            NewContent::Empty | NewContent::Staged { .. } | NewContent::Overlay { .. } => 0,
+        };
+        // Held until the metadata says so, so that nobody can come to own alone what is about to
+        // be shared. From here on the owners find their segments shared, whether this succeeds or
+        // not; they look again when they are next opened.
+        let mut whole = lock(&self.whole);
+        if !claim_for_sharing(
+            &mut whole,
+            stored.iter().flatten().map(|(location, _)| location.segment),
+        ) {
+            drop(whole);
+            // Its reader will be gone one day; until then this file stays staged.
+            self.requeue(node, &mut state);
+            return Ok(true);
+        }
+        let published = self.meta.set_content(&SetContent {
+            ino: node.ino,
+            expected_version: inode.content_version,
+            content,
+            size_bytes,
+            allocated_bytes,
+            mtime: None,
+            ctime: None,
+        });
+        match published {
+            Ok(_) => {}
+            // A segment that was to be shared went away meanwhile: work it out anew.
+            Err(MetaError::SegmentGone { .. } | MetaError::StaleContent { .. }) => {
+                return Ok(false);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if let Data::Whole(backing) = &data {
+            let open_count = if state.service == Service::Passthrough { state.readers } else { 0 };
+            whole.insert(backing.segment(), WholeUse { open_count });
+        }
+        drop(whole);
+        state.data = Some(data);
+        self.sealer.dequeue(std::mem::take(&mut state.queued_bytes));
+        let mut books = lock(&self.sealer.state);
+        books.sealed_file_count += 1;
+        books.sealed_bytes += size_bytes;
+        Ok(true)
+    }
+
+    fn requeue(&self, node: &Node, state: &mut NodeState) {
+        let bytes = std::mem::take(&mut state.queued_bytes);
+        self.sealer.dequeue(bytes);
+        state.queued_bytes = bytes.max(1);
+        let due = librorum_sys::clock::monotonic() + Duration::from_secs(5);
+        let mut books = lock(&self.sealer.state);
+        books.unsealed_bytes += state.queued_bytes;
+        books.due.insert((due, node.ino));
+    }
+
+    /// Seals a staging file in place, or drops it if all of it is stored already.
+    fn seal_large(
+        &self,
+        node: &Node,
+        backing: &Arc<Backing>,
+        len: u64,
+        generation: u64,
+    ) -> Result<bool> {
+        let changed = || lock(&node.state).generation != generation || self.sealer.is_closed();
+        let Some(chunks) = self.chunk_while_syncing(backing, len, &changed)? else {
+            return Ok(true);
+        };
+        if chunks.is_empty() {
+            return self.publish(node, generation, NewContent::Empty, len, Data::Empty, &[]);
+        }
+        let bound = lock(&node.state).service == Service::Passthrough;
+        let stored = if bound { vec![None; chunks.len()] } else { self.find_stored(&chunks)? };
+        let segment = backing.segment();
+        let own: Vec<Chunk> = chunks
+            .iter()
+            .zip(&stored)
+            .filter_map(|(chunk, stored)| stored.is_none().then_some(*chunk))
+            .collect();
+        if !own.is_empty() {
+            self.store.seal_verbatim(segment, backing.file(), len, &own)?;
+        }
+        let extents = extents_of(&chunks, &stored, segment);
+        let is_whole = own.len() == chunks.len();
+        let data = if is_whole {
+            Data::Whole(Arc::clone(backing))
+        } else {
+            Data::Sealed(Arc::new(ExtentCache::default()))
+        };
+        let fresh = [segment];
+        let fresh = if own.is_empty() { &[][..] } else { &fresh };
+        let content = NewContent::Sealed { extents: &extents, fresh };
+        if !self.publish(node, generation, content, len, data, &stored)? {
+            return Ok(false);
+        }
+        if self.is_sealed_as(node, segment) {
+            self.index(&own, segment);
+            if !is_whole && !own.is_empty() {
+                let duplicates = chunks
+                    .iter()
+                    .zip(&stored)
+                    .filter(|(_, stored)| stored.is_some())
+                    .map(|(chunk, _)| {
+                        let start = chunk.file_offset_bytes;
+                        (start, start + u64::from(chunk.len_bytes))
+                    })
+                    .collect();
+                self.reclaim.punch_later(self.meta.newest_txn(), segment, duplicates);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Chunks a file while the disk writes it back: hashing and writing take about as long, and the
+    /// sync that sealing ends with then has little left to do.
+    fn chunk_while_syncing(
+        &self,
+        backing: &Backing,
+        len: u64,
+        changed: &dyn Fn() -> bool,
+    ) -> Result<Option<Vec<Chunk>>> {
+        if len < SYNC_EARLY_MIN_BYTES {
+            return Ok(self.store.chunk_file(backing.file(), len, changed)?);
+        }
+        std::thread::scope(|scope| {
+            // Its failure, if any, comes back from the sync that counts.
+            scope.spawn(|| rustix::fs::fdatasync(backing.file()));
+            Ok(self.store.chunk_file(backing.file(), len, changed)?)
+        })
+    }
+
+    /// Whether the node still is what sealing to `segment` made of it.
+    fn is_sealed_as(&self, node: &Node, segment: SegmentId) -> bool {
+        match &lock(&node.state).data {
+            Some(Data::Whole(backing)) => backing.segment() == segment,
+            Some(Data::Sealed(_)) => true,
+            _ => false,
+        }
+    }
+
+    fn index(&self, chunks: &[Chunk], segment: SegmentId) {
+        let entries: Vec<_> = chunks
+            .iter()
+            .map(|chunk| (chunk.id, location_in(segment, chunk), chunk.len_bytes))
+            .collect();
+        if let Err(error) = self.store.index_chunks(&entries) {
+            tracing::warn!(%error, "the dedup index missed a segment; duplicates may be stored");
+        }
+    }
+
+    /// Where chunks are stored already, each proven by reading it: a fresh copy is dropped only on
+    /// the strength of bytes, not of an index.
+    fn find_stored(&self, chunks: &[Chunk]) -> Result<Vec<Option<(Location, u32)>>> {
+        let ids: Vec<ChunkId> = chunks.iter().map(|chunk| chunk.id).collect();
+        let mut found = self.store.find(&ids)?;
+        for (chunk, stored) in chunks.iter().zip(&mut found) {
+            let Some((location, len)) = *stored else { continue };
+            let usable = len == chunk.len_bytes
+                && self
+                    .store
+                    .verify_stored(chunk.id, location, len)
+                    .inspect_err(|error| {
+                        tracing::error!(%error, "a stored chunk is damaged; its new copy is kept");
+                    })
+                    .is_ok();
+            if !usable {
+                *stored = None;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Writes small files into one packed segment and publishes each.
+    fn seal_pack(&self, pack: Vec<SmallFile>) -> Result<()> {
+        let chunks: Vec<Chunk> = pack
+            .iter()
+            .map(|small| Chunk {
+                file_offset_bytes: 0,
+                len_bytes: u32::try_from(small.bytes.len()).expect("small"),
+                id: ChunkId::of(&small.bytes),
+            })
+            .collect();
+        let stored = self.find_stored(&chunks)?;
+        let mut seen = HashSet::new();
+        let fresh: Vec<usize> = (0..pack.len())
+            .filter(|&index| stored[index].is_none() && seen.insert(chunks[index].id))
+            .collect();
+        let mut packed = HashMap::new();
+        let mut segment = None;
+        if !fresh.is_empty() {
+            let bytes: Vec<&[u8]> =
+                fresh.iter().map(|&index| pack[index].bytes.as_slice()).collect();
+            let (id, locations) = self.store.write_packed(&bytes)?;
+            segment = Some(id);
+            packed.extend(locations);
+        }
+        let mut named = false;
+        for ((small, chunk), stored) in pack.iter().zip(&chunks).zip(&stored) {
+            let location = match stored {
+                Some((location, _)) => *location,
+                None => packed[&chunk.id],
+            };
+            let extent = Extent {
+                file_offset_bytes: 0,
+                len_bytes: chunk.len_bytes,
+                chunk_offset_bytes: 0,
+                chunk_len_bytes: chunk.len_bytes,
+                chunk: chunk.id,
+                location,
+            };
+            let fresh: Vec<SegmentId> = segment.into_iter().collect();
+            let content = NewContent::Sealed { extents: &[extent], fresh: &fresh };
+            let data = Data::Sealed(Arc::new(ExtentCache::default()));
+            let len = u64::from(chunk.len_bytes);
+            let done =
+                self.publish(&small.node, small.generation, content, len, data, &[*stored])?;
+            named |= stored.is_none();
+            if !done {
+                let mut state = lock(&small.node.state);
+                self.requeue(&small.node, &mut state);
+            }
+        }
+        if let Some(segment) = segment {
+            if named && self.meta.segment_is_named(segment)? {
+                let entries: Vec<_> = fresh
+                    .iter()
+                    .map(|&index| {
+                        (chunks[index].id, packed[&chunks[index].id], chunks[index].len_bytes)
+                    })
+                    .collect();
+                if let Err(error) = self.store.index_chunks(&entries) {
+                    tracing::warn!(%error, "the dedup index missed a packed segment");
+                }
+            } else {
+                self.meta.condemn(&[segment])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Seals an overlay: what was written, widened to the base's chunks, is chunked anew and stays
+    /// in the staging file; the rest of the base's extents stay as they are.
+    fn seal_overlay(&self, node: &Node, overlay: &Arc<Overlay>, generation: u64) -> Result<bool> {
+        let ino = node.ino;
+        let backing = &overlay.backing;
+        let len = backing.file().metadata().map_err(disk("cannot stat", ino))?.len();
+        let (regions, base) = self.overlay_regions(ino, overlay, len)?;
+        let changed = || lock(&node.state).generation != generation || self.sealer.is_closed();
+        let mut chunks = Vec::new();
+        for &(start, end) in &regions {
+            self.complete_region(ino, overlay, start, end)?;
+            let mut read_at =
+                |buffer: &mut [u8], offset: u64| backing.file().read_at(buffer, offset);
+            match self.store.chunk_reader(&mut read_at, start, end, &changed)? {
+                Some(found) => chunks.extend(found),
+                None => return Ok(true),
+            }
+        }
+        let stored = self.find_stored(&chunks)?;
+        let segment = backing.segment();
+        let own: Vec<Chunk> = chunks
+            .iter()
+            .zip(&stored)
+            .filter_map(|(chunk, stored)| stored.is_none().then_some(*chunk))
+            .collect();
+        if !own.is_empty() {
+            self.store.seal_verbatim(segment, backing.file(), len, &own)?;
+        }
+        let mut extents = extents_of(&chunks, &stored, segment);
+        extents.extend(base);
+        extents.sort_by_key(|extent| extent.file_offset_bytes);
+        let fresh = [segment];
+        let fresh = if own.is_empty() { &[][..] } else { &fresh };
+        let content = if extents.is_empty() {
+            NewContent::Empty
+        } else {
+            NewContent::Sealed { extents: &extents, fresh }
+        };
+        let data = Data::Sealed(Arc::new(ExtentCache::default()));
+        if !self.publish(node, generation, content, len, data, &stored)? {
+            return Ok(false);
+        }
+        if self.is_sealed_as(node, segment) {
+            self.index(&own, segment);
+        }
+        Ok(true)
+    }
+
+    /// The regions of an overlay that are to be chunked, and the base's extents outside of them.
+    fn overlay_regions(
+        &self,
+        ino: Ino,
+        overlay: &Overlay,
+        len: u64,
+    ) -> Result<(Vec<(u64, u64)>, Vec<Extent>)> {
+        let state = lock(&overlay.state);
+        let base: Vec<Extent> = self
+            .meta
+            .extents(ino, 0, state.base_len_bytes)?
+            .iter()
+            .filter_map(|extent| extent.clip(0, state.base_len_bytes.min(len)))
+            .collect();
+        let mut regions = crate::ranges::RangeSet::default();
+        for (start, end) in state.written.iter() {
+            regions.insert(start, end.min(len));
+        }
+        // Widened until no extent is cut in two: the untouched ones keep whole chunks.
+        for extent in &base {
+            let (start, end) = (extent.file_offset_bytes, extent.file_end_bytes());
+            let (inside, until) = regions.run_at(start);
+            if inside || until < end {
+                regions.insert(start, end);
+            }
+        }
+        let regions: Vec<(u64, u64)> = regions.iter().collect();
+        let kept = base
+            .into_iter()
+            .filter(|extent| {
+                !regions.iter().any(|(start, end)| {
+                    extent.file_offset_bytes < *end && *start < extent.file_end_bytes()
+                })
+            })
+            .collect();
+        Ok((regions, kept))
+    }
+
+    /// Copies what the base has in a region into the staging file, so that the region's chunks lie
+    /// in it whole.
+    fn complete_region(&self, ino: Ino, overlay: &Overlay, start: u64, end: u64) -> Result<()> {
+        let mut at = start;
+        while at < end {
+            let mut state = lock(&overlay.state);
+            let (written, until) = state.written.run_at(at);
+            let stop = until.min(end).min(at + (1 << 20));
+            let base_end = stop.min(state.base_len_bytes);
+            if !written && at < base_end {
+                let mut bytes =
+                    vec![0; usize::try_from(base_end - at).expect("at most a mebibyte")];
+                self.read_base(ino, at, &mut bytes)?;
+                overlay
+                    .backing
+                    .file()
+                    .write_all_at(&bytes, at)
+                    .map_err(disk("cannot complete a chunk", ino))?;
+                state.written.insert(at, base_end);
+            }
+            at = stop;
+        }
+        Ok(())
+    }
+
+    /// Lets the target of a copy share the extents of a sealed source, instead of its bytes. Only
+    /// into an empty file that is not served by passthrough: the kernel would go on reading that
+    /// one from its staging file.
+    pub(crate) fn share_range(
+        &self,
+        source: &Node,
+        from: u64,
+        target: &Node,
+        to: u64,
+        len: u64,
+    ) -> Result<bool> {
+        if source.ino == target.ino || to != 0 {
+            return Ok(false);
+        }
+        let extents = {
+            let mut state = lock(&source.state);
+            self.load(source, &mut state)?;
+            match &state.data {
+                Some(Data::Whole(_) | Data::Sealed(_)) => {}
+                _ => return Ok(false),
+            }
+            let size_bytes = self.meta.inode(source.ino)?.size_bytes;
+            let end = from.saturating_add(len).min(size_bytes);
+            if end <= from {
+                return Ok(false);
+            }
+            let shared: Vec<Extent> = self
+                .meta
+                .extents(source.ino, from, end)?
+                .iter()
+                .filter_map(|extent| extent.clip(from, end))
+                .map(|extent| Extent {
+                    file_offset_bytes: extent.file_offset_bytes - from,
+                    ..extent
+                })
+                .collect();
+            (shared, end - from)
+        };
+        let (shared, size_bytes) = extents;
+        if shared.is_empty() {
+            return Ok(false);
+        }
+        let mut state = lock(&target.state);
+        self.load(target, &mut state)?;
+        let Some(Data::Staged(backing)) = state.data.clone() else { return Ok(false) };
+        let is_empty =
+            backing.file().metadata().map_err(disk("cannot stat", target.ino))?.len() == 0;
+        if state.service != Service::Cached || !is_empty {
+            return Ok(false);
+        }
+        let mut whole = lock(&self.whole);
+        if !claim_for_sharing(&mut whole, shared.iter().map(|extent| extent.location.segment)) {
+            return Ok(false);
+        }
+        let now = librorum_sys::clock::now();
+        let inode = self.meta.inode(target.ino)?;
+        let published = self.meta.set_content(&SetContent {
+            ino: target.ino,
+            expected_version: inode.content_version,
+            content: NewContent::Sealed { extents: &shared, fresh: &[] },
+            size_bytes,
+            allocated_bytes: shared.iter().map(|extent| u64::from(extent.len_bytes)).sum(),
+            mtime: Some(now),
+            ctime: Some(now),
+        });
+        match published {
+            Ok(_) => {}
+            Err(MetaError::SegmentGone { .. }) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+        state.data = Some(Data::Sealed(Arc::new(ExtentCache::default())));
+        state.changed_through_kernel();
+        Ok(true)
+    }
+}
+
+fn location_in(segment: SegmentId, chunk: &Chunk) -> Location {
+    Location {
+        segment,
+        offset_bytes: chunk.file_offset_bytes,
+        stored_len_bytes: chunk.len_bytes,
+        encoding: Encoding::Raw,
+    }
+}
+
+fn extents_of(
+    chunks: &[Chunk],
+    stored: &[Option<(Location, u32)>],
+    segment: SegmentId,
+) -> Vec<Extent> {
+    chunks
+        .iter()
+        .zip(stored)
+        .map(|(chunk, stored)| Extent {
+            file_offset_bytes: chunk.file_offset_bytes,
+            len_bytes: chunk.len_bytes,
+            chunk_offset_bytes: 0,
+            chunk_len_bytes: chunk.len_bytes,
+            chunk: chunk.id,
+            location: stored.map_or_else(|| location_in(segment, chunk), |(location, _)| location),
+        })
+        .collect()
+}
+
+/// Takes segments out of those that one file owns alone; false, and nothing is taken, if one of
+/// them is open by passthrough.
+fn claim_for_sharing(
+    whole: &mut HashMap<SegmentId, WholeUse>,
+    segments: impl Iterator<Item = SegmentId> + Clone,
+) -> bool {
+    let mut wanted = segments.clone();
+    if wanted.any(|segment| whole.get(&segment).is_some_and(|uses| uses.open_count > 0)) {
+        return false;
+    }
+    for segment in segments {
+        whole.remove(&segment);
+    }
+    true
+}
+
+fn lower_own_priority() {
+    let own = rustix::thread::gettid();
+    if let Err(error) = rustix::process::setpriority_process(Some(own), 10) {
+        tracing::debug!(%error, "the sealing thread keeps the normal priority");
+    }
+}

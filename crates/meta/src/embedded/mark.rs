@@ -1,0 +1,103 @@
+//! The high-water mark: how much was durable, written beside the database and synced on its own.
+//!
+//! fjall silently drops what follows a damaged place in its journal (its issue 311). The mark is
+//! how we find out: it is never ahead of what was durable, so a database that is behind it has
+//! lost acknowledged operations.
+//!
+//! Two slots a page apart, written alternately, so that a torn write leaves the other one.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use librorum_format::{DecodeError, Reader, TxnId, Writer};
+
+use crate::{MetaError, Result};
+
+const MAGIC: [u8; 8] = *b"LbrmMark";
+const SLOT_LEN: usize = 48;
+const SLOT_STRIDE_BYTES: u64 = 4096;
+
+#[derive(Debug)]
+pub(super) struct Mark {
+    path: PathBuf,
+    file: File,
+    /// Which slot the next write goes to: the one that does not hold the newest mark.
+    next_slot: u64,
+}
+
+impl Mark {
+    /// Opens the mark in `path`, creating it, and reads it. A file that does not exist is a mark
+    /// of zero.
+    pub(super) fn open(path: &Path) -> Result<(Self, std::result::Result<TxnId, DecodeError>)> {
+        let failed = |source| MetaError::Io { what: format!("open {}", path.display()), source };
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(failed)?;
+        let len = file.metadata().map_err(failed)?.len();
+        let mut newest = None;
+        let mut damage = None;
+        for slot in 0..2 {
+            if len < slot * SLOT_STRIDE_BYTES + SLOT_LEN as u64 {
+                continue;
+            }
+            let mut bytes = [0; SLOT_LEN];
+            file.read_exact_at(&mut bytes, slot * SLOT_STRIDE_BYTES).map_err(failed)?;
+            // A slot that was never written is a hole.
+            if bytes == [0; SLOT_LEN] {
+                continue;
+            }
+            match decode(&bytes) {
+                Ok(txn) if newest.is_none_or(|(found, _)| found < txn) => newest = Some((txn, slot)),
+                Ok(_) => {}
+                Err(error) => damage = Some(error),
+            }
+        }
+        let found = match (newest, damage) {
+            // One damaged slot is a torn write, whose mark was never relied on.
+            (Some((txn, _)), _) => Ok(txn),
+            (None, Some(error)) => Err(error),
+            (None, None) => Ok(TxnId(0)),
+        };
+        let next_slot = newest.map_or(0, |(_, slot)| 1 - slot);
+        Ok((Self { path: path.to_owned(), file, next_slot }, found))
+    }
+
+    /// Raises the mark to `txn`, which must be durable already, and syncs it.
+    pub(super) fn write(&mut self, txn: TxnId) -> Result<()> {
+        self.file
+            .write_all_at(&encode(txn), self.next_slot * SLOT_STRIDE_BYTES)
+            .and_then(|()| self.file.sync_data())
+            .map_err(|source| MetaError::Io {
+                what: format!("write {}", self.path.display()),
+                source,
+            })?;
+        self.next_slot = 1 - self.next_slot;
+        Ok(())
+    }
+}
+
+fn encode(txn: TxnId) -> Vec<u8> {
+    let mut writer = Writer::with_capacity(SLOT_LEN);
+    writer.raw(&MAGIC).u64(txn.0);
+    let hash = blake3::hash(writer.as_slice());
+    writer.raw(hash.as_bytes());
+    writer.finish()
+}
+
+fn decode(bytes: &[u8]) -> std::result::Result<TxnId, DecodeError> {
+    const WHAT: &str = "high-water mark";
+    let mut reader = Reader::new(WHAT, bytes);
+    let magic = reader.array::<8>()?;
+    let txn = TxnId(reader.u64()?);
+    let hash = reader.array::<32>()?;
+    reader.end()?;
+    if magic != MAGIC || blake3::hash(&bytes[..16]) != hash {
+        return Err(DecodeError::Checksum { what: WHAT });
+    }
+    Ok(txn)
+}
