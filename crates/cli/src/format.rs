@@ -34,7 +34,7 @@ pub(crate) struct Options {
 
 fn parse_u32(text: &str) -> Result<u32, String> {
     let size = librorum_format::parse_size(text)?;
-    u32::try_from(size).map_err(|_| format!("'{text}' is too large"))
+    u32::try_from(size).map_err(|_too_large| format!("'{text}' is too large"))
 }
 
 impl Options {

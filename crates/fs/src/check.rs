@@ -7,6 +7,7 @@
 //! * F2: a segment that an extent names exists, and is long enough for it.
 //! * F3: it has a chunk table, which lists the extent's chunk where the extent says it is.
 //! * F4: a file on disk is named by something, condemned, or left over from a crash.
+//! * F6: a staging file that an inode names has no chunk table.
 //! * F5: (reading data) every chunk's bytes hash to its name.
 
 use std::collections::HashMap;
@@ -58,7 +59,7 @@ impl Fs {
         progress: &mut dyn FnMut(Progress),
         report: &mut dyn FnMut(Finding),
     ) -> Result<()> {
-        self.meta.check(options.repair, &mut |message| report(metadata_finding(message)))?;
+        self.meta.check(options.repair, &mut |message| report(metadata_finding(&message)))?;
         let without_table = self.check_files(progress, report)?;
         if options.repair && !without_table.is_empty() {
             self.rebuild_tables(&without_table, report)?;
@@ -106,6 +107,19 @@ impl Fs {
                         invariant: "F1".to_owned(),
                         message: format!(
                             "the staging file {segment} of {:?} is missing: its unsealed bytes are lost",
+                            inode.ino
+                        ),
+                        repaired: false,
+                    });
+                }
+                if let Some(segment) = inode.content.staging()
+                    && self.store.load_table(segment).is_ok_and(|table| table.is_some())
+                {
+                    // Sealing was interrupted. Recovery removes it, and so does the next sealing.
+                    report(Finding {
+                        invariant: "F6".to_owned(),
+                        message: format!(
+                            "the staging file {segment} of {:?} has a chunk table; mounting removes it",
                             inode.ino
                         ),
                         repaired: false,
@@ -362,8 +376,8 @@ impl Fs {
 }
 
 /// The metadata's messages start with the invariant, as in `M3: …`, and end with what was done.
-fn metadata_finding(message: String) -> Finding {
-    let (invariant, rest) = message.split_once(": ").unwrap_or(("M", &message));
+fn metadata_finding(message: &str) -> Finding {
+    let (invariant, rest) = message.split_once(": ").unwrap_or(("M", message));
     let repaired = rest.ends_with("(repaired)");
     Finding { invariant: invariant.to_owned(), message: rest.to_owned(), repaired }
 }

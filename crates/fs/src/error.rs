@@ -94,6 +94,7 @@ pub(crate) fn disk<E: Into<std::io::Error>>(
     move |source| FsError::Disk { what, ino, source: source.into() }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the list belongs to std and grows")]
 fn io_kind(error: &std::io::Error) -> ErrorKind {
     match error.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
@@ -101,6 +102,7 @@ fn io_kind(error: &std::io::Error) -> ErrorKind {
         std::io::ErrorKind::NotFound => ErrorKind::NotFound,
         std::io::ErrorKind::InvalidInput => ErrorKind::InvalidInput,
         std::io::ErrorKind::Unsupported => ErrorKind::Unsupported,
+        // The rest has no kind of its own, and most of it cannot happen to a file.
         _ => ErrorKind::Unavailable,
     }
 }

@@ -28,6 +28,9 @@ pub struct FsOptions {
     pub unsealed_bytes_max: u64,
     /// How long a file must have been closed before it is sealed.
     pub quiet_ms: u64,
+    /// A sealed file that cannot be unsealed in place is copied up to this size when it is opened
+    /// for writing; a larger one gets an overlay.
+    pub copy_max_bytes: u64,
     /// Whether bytes are verified on every read, or when they enter the page cache.
     pub verify: VerifyPolicy,
     /// What others are told about the holder of the volume.
@@ -43,6 +46,8 @@ impl Default for FsOptions {
             // Long enough for an editor's write-close-reopen, short enough to be done when a user
             // looks.
             quiet_ms: 2000,
+            // A copy of this takes about as long as one fsync.
+            copy_max_bytes: 4 << 20,
             verify: VerifyPolicy::PageCache,
             holder: Holder {
                 pid: std::process::id(),
@@ -266,6 +271,8 @@ impl Fs {
                 return Ok(());
             }
         };
+        // A crash between a chunk table and the transaction that names it: the file is not sealed.
+        self.store.unseal(segment)?;
         let stat = rustix::fs::fstat(&file).map_err(disk("cannot stat the staging file", ino))?;
         let found = crate::attr::StagingStat::new(&stat);
         let mut set = SetAttr {
@@ -333,7 +340,7 @@ impl Fs {
         self.table.forget_all();
         self.sealer.close();
         self.reclaim.close();
-        let unused = self.pool.close();
+        self.pool.close();
         let threads = std::mem::take(&mut *lock(&self.threads));
         for thread in threads {
             if thread.join().is_err() {
@@ -343,8 +350,8 @@ impl Fs {
         if self.options.read_only {
             return Ok(());
         }
-        for backing in unused {
-            self.store.remove(backing.segment())?;
+        for segment in self.pool.unused() {
+            self.store.remove(segment)?;
         }
         // Files that the kernel had open when it went away are closed now.
         for node in self.table.nodes() {
@@ -409,15 +416,18 @@ impl Fs {
         segment: SegmentId,
     ) -> Result<Arc<crate::node::Backing>> {
         let writable = !self.options.read_only;
-        let file = self.store.open_bytes(segment, writable).map_err(|error| match error {
-            librorum_store::StoreError::Missing { .. } => FsError::Disk {
-                what: "the staging file is lost: the content",
-                ino,
-                source: std::io::Error::other(error.to_string()),
-            },
-            other => other.into(),
+        let file = self.store.open_bytes(segment, writable).map_err(|error| {
+            // "No such file" would be a lie about the file that the user sees.
+            if matches!(error, librorum_store::StoreError::Missing { .. }) {
+                let source = std::io::Error::other(error.to_string());
+                FsError::Disk { what: "the bytes are lost", ino, source }
+            } else {
+                error.into()
+            }
         })?;
-        Ok(Arc::new(crate::node::Backing::new(segment, file)))
+        let backing = crate::node::Backing::new(segment, file);
+        self.pool.watch(&backing);
+        Ok(Arc::new(backing))
     }
 
     /// The file of the segment that holds all of a sealed inode at its own offsets, if one does.

@@ -10,7 +10,7 @@ use librorum_meta::{Meta, SetAttr};
 
 use crate::error::{FsError, Result, disk};
 use crate::fs::Fs;
-use crate::node::{Backing, Data, ExtentCache, lock};
+use crate::node::{Backing, Data, ExtentCache, ExtentWindow, lock};
 use crate::open::Handle;
 
 /// Whether a read may wait for the disk.
@@ -145,15 +145,16 @@ impl Fs {
         offset: u64,
         end: u64,
     ) -> Result<Arc<[Extent]>> {
-        if let Some((from, to, extents)) = &*lock(&cache.window)
-            && *from <= offset
-            && end <= *to
+        if let Some(window) = &*lock(&cache.window)
+            && window.start_bytes <= offset
+            && end <= window.end_bytes
         {
-            return Ok(Arc::clone(extents));
+            return Ok(Arc::clone(&window.extents));
         }
-        let to = end.max(offset.saturating_add(WINDOW_BYTES));
-        let extents: Arc<[Extent]> = self.meta.extents(ino, offset, to)?.into();
-        *lock(&cache.window) = Some((offset, to, Arc::clone(&extents)));
+        let end_bytes = end.max(offset.saturating_add(WINDOW_BYTES));
+        let extents: Arc<[Extent]> = self.meta.extents(ino, offset, end_bytes)?.into();
+        *lock(&cache.window) =
+            Some(ExtentWindow { start_bytes: offset, end_bytes, extents: Arc::clone(&extents) });
         Ok(extents)
     }
 
@@ -204,7 +205,9 @@ impl Fs {
             Data::Overlay(overlay) => {
                 self.write_overlay(node, overlay, &mut lock(&overlay.state), offset, data)
             }
-            other => unreachable!("{:?} is open for writing with {other:?}", node.ino),
+            Data::Empty | Data::Inline(_) | Data::Whole(_) | Data::Sealed(_) => {
+                unreachable!("{:?} was just made writable", node.ino)
+            }
         };
         if kill_privileges {
             self.clear_set_id(node.ino)?;

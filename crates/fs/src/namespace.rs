@@ -101,11 +101,8 @@ impl Fs {
     }
 
     fn sync_before_replace(&self, from: (Ino, &[u8]), to: (Ino, &[u8])) -> Result<()> {
-        let moved = match self.meta.lookup(from.0, from.1) {
-            Ok(moved) => moved,
-            // The rename itself finds and reports it.
-            Err(_) => return Ok(()),
-        };
+        // The rename itself finds and reports what fails here.
+        let Ok(moved) = self.meta.lookup(from.0, from.1) else { return Ok(()) };
         if moved.content.staging().is_none() {
             return Ok(());
         }

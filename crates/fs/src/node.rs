@@ -124,7 +124,15 @@ pub(crate) enum Data {
 #[derive(Debug, Default)]
 pub(crate) struct ExtentCache {
     /// The window of the file that is known, and its extents.
-    pub(crate) window: Mutex<Option<(u64, u64, Arc<[Extent]>)>>,
+    pub(crate) window: Mutex<Option<ExtentWindow>>,
+}
+
+/// The extents of a file that meet `start_bytes..end_bytes`.
+#[derive(Clone, Debug)]
+pub(crate) struct ExtentWindow {
+    pub(crate) start_bytes: u64,
+    pub(crate) end_bytes: u64,
+    pub(crate) extents: Arc<[Extent]>,
 }
 
 /// How the kernel serves the open files of an inode.

@@ -16,10 +16,6 @@ use crate::node::{
 };
 use crate::ranges::RangeSet;
 
-/// A sealed file up to this size is copied when it is opened for writing; a larger one gets an
-/// overlay. At this size the copy takes about as long as one fsync.
-const COPY_MAX_BYTES: u64 = 4 << 20;
-
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OpenFlags {
@@ -134,6 +130,10 @@ impl Fs {
         self.load(&node, &mut state)?;
         if flags.truncate {
             self.cut_to_nothing(&node, &mut state, flags.write)?;
+            if state.writers == 0 && !flags.write {
+                // No writer will close and record it.
+                self.record_staged(&node, &mut state)?;
+            }
         } else if flags.write {
             self.make_writable(&node, &mut state)?;
         }
@@ -426,6 +426,7 @@ impl Fs {
         }
         let sealed = backing.segment();
         backing.rename(new_segment);
+        self.pool.watch(backing);
         state.data = Some(Data::Staged(Arc::clone(backing)));
         state.generation += 1;
         if state.kernel_generation.is_some() {
@@ -446,7 +447,7 @@ impl Fs {
         let size_bytes = inode.size_bytes;
         let backing = self.pool.take()?;
         backing.file().set_len(size_bytes).map_err(disk("cannot extend", ino))?;
-        if size_bytes <= COPY_MAX_BYTES {
+        if size_bytes <= self.options.copy_max_bytes {
             for extent in self.meta.extents(ino, 0, size_bytes)? {
                 let Some(extent) = extent.clip(0, size_bytes) else { continue };
                 let mut bytes = vec![0; extent.len_bytes as usize];

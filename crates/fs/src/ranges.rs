@@ -81,9 +81,8 @@ mod tests {
             for (index, bit) in bits.iter().enumerate() {
                 let (inside, until) = set.run_at(index as u64);
                 prop_assert_eq!(inside, *bit);
-                for later in index..64.min(usize::try_from(until).unwrap_or(64)) {
-                    prop_assert_eq!(bits[later], *bit);
-                }
+                let until = 64.min(usize::try_from(until).unwrap_or(64));
+                prop_assert!(bits[index..until].iter().all(|later| later == bit));
             }
             let ranges: Vec<_> = set.iter().collect();
             prop_assert!(ranges.windows(2).all(|pair| pair[0].1 < pair[1].0));

@@ -37,10 +37,17 @@ struct ReclaimState {
     closed: bool,
     scan_leftovers: bool,
     orphans: Vec<Ino>,
-    /// Ranges of sealed segments whose bytes are stored elsewhere, once `TxnId` is durable.
-    punches: Vec<(TxnId, SegmentId, Vec<(u64, u64)>)>,
+    punches: Vec<Punch>,
     /// Closed files, least recently closed first; one file may stand here several times.
     idle: VecDeque<Ino>,
+}
+
+/// Ranges of a sealed segment whose bytes are stored elsewhere, once `txn` is durable.
+#[derive(Debug)]
+struct Punch {
+    txn: TxnId,
+    segment: SegmentId,
+    ranges: Vec<(u64, u64)>,
 }
 
 impl Reclaim {
@@ -59,7 +66,7 @@ impl Reclaim {
     }
 
     pub(crate) fn punch_later(&self, txn: TxnId, segment: SegmentId, ranges: Vec<(u64, u64)>) {
-        lock(&self.state).punches.push((txn, segment, ranges));
+        lock(&self.state).punches.push(Punch { txn, segment, ranges });
     }
 
     /// A file has been closed by its last user.
@@ -185,7 +192,7 @@ impl Fs {
             self.meta.sync()?;
             for &segment in &claimed {
                 self.forget_whole(segment);
-                self.store.remove(segment)?;
+                self.pool.dispose(segment)?;
             }
             self.meta.forget_segments(&claimed)?;
         }
@@ -219,11 +226,11 @@ impl Fs {
             let mut state = lock(&self.reclaim.state);
             let (due, later) = std::mem::take(&mut state.punches)
                 .into_iter()
-                .partition(|(txn, ..)| *txn <= durable);
+                .partition(|punch| punch.txn <= durable);
             state.punches = later;
             due
         };
-        for (_, segment, ranges) in due {
+        for Punch { segment, ranges, .. } in due {
             // Best effort: a segment that is gone or a disk that cannot punch costs space only.
             if let Err(error) = self.store.punch(segment, &ranges) {
                 tracing::debug!(%error, %segment, "duplicates were not punched out");

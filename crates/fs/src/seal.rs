@@ -97,6 +97,14 @@ struct SmallFile {
     bytes: Vec<u8>,
 }
 
+/// An overlay, divided for sealing.
+struct Regions {
+    /// What is to be chunked anew.
+    changed: Vec<(u64, u64)>,
+    /// The base's extents outside of it.
+    kept: Vec<Extent>,
+}
+
 impl Fs {
     /// Queues a closed file.
     pub(crate) fn enqueue_seal(&self, ino: Ino, size_bytes: u64) {
@@ -207,7 +215,7 @@ impl Fs {
                     pack_bytes += small.bytes.len();
                     pack.push(small);
                     if pack_bytes >= PACK_BYTES {
-                        self.seal_pack_or_requeue(std::mem::take(&mut pack));
+                        self.seal_pack_or_requeue(&std::mem::take(&mut pack));
                         pack_bytes = 0;
                     }
                 }
@@ -217,11 +225,11 @@ impl Fs {
             self.reclaim.note_idle(ino);
         }
         if !pack.is_empty() {
-            self.seal_pack_or_requeue(pack);
+            self.seal_pack_or_requeue(&pack);
         }
     }
 
-    fn seal_pack_or_requeue(&self, pack: Vec<SmallFile>) {
+    fn seal_pack_or_requeue(&self, pack: &[SmallFile]) {
         let inos: Vec<Ino> = pack.iter().map(|small| small.node.ino).collect();
         if let Err(error) = self.seal_pack(pack) {
             for ino in inos {
@@ -437,6 +445,9 @@ impl Fs {
                     .collect();
                 self.reclaim.punch_later(self.meta.newest_txn(), segment, duplicates);
             }
+        } else if !own.is_empty() {
+            // Still a staging file, about to change: its table must not vouch for it.
+            self.store.unseal(segment)?;
         }
         Ok(true)
     }
@@ -501,7 +512,7 @@ impl Fs {
     }
 
     /// Writes small files into one packed segment and publishes each.
-    fn seal_pack(&self, pack: Vec<SmallFile>) -> Result<()> {
+    fn seal_pack(&self, pack: &[SmallFile]) -> Result<()> {
         let chunks: Vec<Chunk> = pack
             .iter()
             .map(|small| Chunk {
@@ -574,14 +585,14 @@ impl Fs {
         let ino = node.ino;
         let backing = &overlay.backing;
         let len = backing.file().metadata().map_err(disk("cannot stat", ino))?.len();
-        let (regions, base) = self.overlay_regions(ino, overlay, len)?;
-        let changed = || lock(&node.state).generation != generation || self.sealer.is_closed();
+        let Regions { changed: regions, kept: base } = self.overlay_regions(ino, overlay, len)?;
+        let is_stale = || lock(&node.state).generation != generation || self.sealer.is_closed();
         let mut chunks = Vec::new();
         for &(start, end) in &regions {
             self.complete_region(ino, overlay, start, end)?;
             let mut read_at =
                 |buffer: &mut [u8], offset: u64| backing.file().read_at(buffer, offset);
-            match self.store.chunk_reader(&mut read_at, start, end, &changed)? {
+            match self.store.chunk_reader(&mut read_at, start, end, &is_stale)? {
                 Some(found) => chunks.extend(found),
                 None => return Ok(true),
             }
@@ -612,17 +623,14 @@ impl Fs {
         }
         if self.is_sealed_as(node, segment) {
             self.index(&own, segment);
+        } else if !own.is_empty() {
+            self.store.unseal(segment)?;
         }
         Ok(true)
     }
 
     /// The regions of an overlay that are to be chunked, and the base's extents outside of them.
-    fn overlay_regions(
-        &self,
-        ino: Ino,
-        overlay: &Overlay,
-        len: u64,
-    ) -> Result<(Vec<(u64, u64)>, Vec<Extent>)> {
+    fn overlay_regions(&self, ino: Ino, overlay: &Overlay, len: u64) -> Result<Regions> {
         let state = lock(&overlay.state);
         let base: Vec<Extent> = self
             .meta
@@ -651,7 +659,7 @@ impl Fs {
                 })
             })
             .collect();
-        Ok((regions, kept))
+        Ok(Regions { changed: regions, kept })
     }
 
     /// Copies what the base has in a region into the staging file, so that the region's chunks lie

@@ -26,12 +26,12 @@ impl Fs {
         let mut state = lock(&node.state);
         self.load(&node, &mut state)?;
         self.truncate_locked(&node, &mut state, size_bytes)?;
-        if state.writers == 0 && state.data.as_ref().is_some_and(|data| data.staging().is_some()) {
-            if let Some(size_bytes) = self.record_staged(&node, &mut state)? {
-                self.sealer.dequeue(std::mem::take(&mut state.queued_bytes));
-                state.queued_bytes = size_bytes.max(1);
-                self.enqueue_seal(ino, size_bytes);
-            }
+        if state.writers == 0
+            && let Some(size_bytes) = self.record_staged(&node, &mut state)?
+        {
+            self.sealer.dequeue(std::mem::take(&mut state.queued_bytes));
+            state.queued_bytes = size_bytes.max(1);
+            self.enqueue_seal(ino, size_bytes);
         }
         let is_idle = !state.is_open();
         drop(state);
@@ -60,7 +60,6 @@ impl Fs {
         let data = state.data.clone().expect("loaded by every caller");
         match data {
             Data::Empty => {
-                let inode = self.meta.inode(ino)?;
                 self.meta.set_attr(
                     ino,
                     &SetAttr {
@@ -70,7 +69,6 @@ impl Fs {
                         ..SetAttr::default()
                     },
                 )?;
-                drop(inode);
             }
             Data::Staged(backing) => {
                 // A length that does not change is a modification all the same (POSIX ftruncate).

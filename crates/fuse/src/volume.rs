@@ -324,26 +324,26 @@ impl Handler for VolumeHandler {
     }
 
     fn fallocate(&self, _ino: u64, handle: u64, offset: u64, len: u64, mode: i32) -> Reply<()> {
-        let bits = u32::try_from(mode).map_err(|_| errno(ErrorKind::InvalidInput))?;
+        let bits = u32::try_from(mode).map_err(|_negative| errno(ErrorKind::InvalidInput))?;
         let flags = FallocateFlags::from_bits_retain(bits);
         self.fs.allocate(handle, offset, len, flags).map_err(failed)
     }
 
     fn lseek(&self, _ino: u64, handle: u64, offset: i64, whence: i32) -> Reply<i64> {
         let no_such_offset = || errno(ErrorKind::NoSuchOffset);
-        let offset = u64::try_from(offset).map_err(|_| no_such_offset())?;
+        let offset = u64::try_from(offset).map_err(|_negative| no_such_offset())?;
         let what = match whence {
             3 => Seek::Data,
             4 => Seek::Hole,
             _ => return Err(errno(ErrorKind::InvalidInput)),
         };
         let found = self.fs.seek(handle, offset, what).map_err(failed)?;
-        i64::try_from(found).map_err(|_| no_such_offset())
+        i64::try_from(found).map_err(|_too_large| no_such_offset())
     }
 
     fn copy_file_range(&self, from: (u64, u64, u64), to: (u64, u64, u64), len: u64) -> Reply<u32> {
-        // The answer has 32 bits.
-        let len = len.min(u64::from(u32::MAX & !4095));
+        // The answer has 32 bits; whole pages keep the next request aligned.
+        let len = len.min(0xffff_f000);
         let copied = self.fs.copy_range((from.1, from.2), (to.1, to.2), len).map_err(failed)?;
         Ok(u32::try_from(copied).unwrap_or(u32::MAX))
     }

@@ -108,12 +108,17 @@ impl MetaError {
                 ErrorKind::DataLoss
             }
             Self::Schema { .. } => ErrorKind::Unsupported,
-            Self::Engine { source } => match source.as_ref() {
-                fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {
+            Self::Engine { source } => {
+                if let fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) =
+                    source.as_ref()
+                {
                     io_kind(error)
+                } else if matches!(source.as_ref(), fjall::Error::Locked) {
+                    ErrorKind::Busy
+                } else {
+                    ErrorKind::Unavailable
                 }
-                _ => ErrorKind::Unavailable,
-            },
+            }
             Self::Io { source, .. } => io_kind(source),
         }
     }

@@ -78,8 +78,33 @@ fn main() {
 
     read_verbatim(&store, segment, &chunks, &file, len, dir.path());
     packed(&store, &noise);
+    files(&store, &noise);
     drop(noise);
     index(&store);
+}
+
+/// Files of 128 KiB: what the syncs of sealing cost.
+fn files(store: &Store, noise: &[u8]) {
+    let start = now();
+    let staged: Vec<_> = (0..8).flat_map(|_| store.create_staging(64).unwrap()).collect();
+    println!("create_staging, batches of 64         {:.0} files/s", per_second(512, start));
+    for ((_, file), bytes) in staged.iter().zip(noise.chunks(128 << 10)) {
+        file.write_all_at(bytes, 0).unwrap();
+    }
+    let count = 512.min(noise.len() as u64 >> 17);
+    let start = now();
+    for (segment, file) in staged.iter().take(usize::try_from(count).unwrap()) {
+        let chunks = store.chunk_file(file, 128 << 10, &|| false).unwrap().unwrap();
+        store.seal_verbatim(*segment, file, 128 << 10, &chunks).unwrap();
+    }
+    println!("chunk and seal, 128 KiB each          {:.0} files/s", per_second(count, start));
+    let start = now();
+    staged.iter().for_each(|(segment, _)| store.remove(*segment).unwrap());
+    println!("remove                                {:.0} files/s", per_second(512, start));
+}
+
+fn per_second(count: u64, start: Duration) -> f64 {
+    count as f64 / (now() - start).as_secs_f64()
 }
 
 /// Two million chunks, two terabytes at the default average: what the index costs.
@@ -92,8 +117,8 @@ fn index(store: &Store) {
         let entries: Vec<_> = (first..first + 500)
             .map(|number| {
                 let location = Location {
-                    segment: SegmentId(1 << 40 | number / 500),
-                    offset_bytes: number % 500 << 20,
+                    segment: SegmentId((1 << 40) + number / 500),
+                    offset_bytes: (number % 500) << 20,
                     stored_len_bytes: 1 << 20,
                     encoding: Encoding::Raw,
                 };
@@ -102,7 +127,6 @@ fn index(store: &Store) {
             .collect();
         store.index_chunks(&entries).unwrap();
     }
-    let per_second = |count: u64, start: Duration| count as f64 / (now() - start).as_secs_f64();
     println!(
         "index of {count}: {:.0} inserts/s, {} MiB on disk, {before} MiB resident before, {} after",
         per_second(count, start),

@@ -25,7 +25,7 @@ pub struct Chunk {
 
 /// Read, searched for cut points and hashed while it is in the second-level cache. Larger is slower
 /// (measured, see `examples/throughput.rs`), smaller makes BLAKE3 hash narrower.
-const PIECE_LEN_BYTES: usize = 256 << 10;
+const READ_LEN_BYTES: usize = 256 << 10;
 
 impl Store {
     /// Cuts a file's data into chunks and hashes them, in file order. Holes are gaps, and a hole
@@ -91,7 +91,7 @@ impl<'a> Pass<'a> {
             cancelled,
             cutter: Cutter::new(store.options().chunking),
             hasher: blake3::Hasher::new(),
-            buffer: vec![0; PIECE_LEN_BYTES],
+            buffer: vec![0; READ_LEN_BYTES],
             chunks: Vec::new(),
         }
     }
@@ -112,7 +112,7 @@ impl<'a> Pass<'a> {
                 return Ok(false);
             }
             let want = usize::try_from(end_bytes - at).unwrap_or(usize::MAX);
-            let room = want.min(PIECE_LEN_BYTES - filled);
+            let room = want.min(READ_LEN_BYTES - filled);
             let got = read_some(read_at, &mut self.buffer[filled..filled + room], at)?;
             at += got as u64;
             filled += got;

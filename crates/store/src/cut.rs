@@ -37,11 +37,11 @@ struct Cdc {
 /// The rolling hash of a place depends on the 64 bytes before it: older ones are shifted out.
 const WINDOW_LEN: usize = 64;
 /// Each step of the rolling hash waits for the one before, so one scan leaves most of the CPU idle.
-/// Four scans side by side, each in its own stretch, keep it busy: chunking and hashing together
+/// Four scans side by side, each in its own lane, keep it busy: chunking and hashing together
 /// went from 1.3-1.9 to 2.1-2.9 GB/s on a shared AMD EPYC (interleaved runs of
 /// `examples/throughput.rs`); two, three, five or six lanes were no better.
 const LANE_LEN: usize = 1024;
-const BLOCK_LEN: usize = 4 * LANE_LEN;
+const STRETCH_LEN: usize = 4 * LANE_LEN;
 
 /// How far a cutter got in the bytes it was given.
 #[derive(Debug, PartialEq, Eq)]
@@ -136,21 +136,21 @@ impl Cdc {
 
     /// The first place in `bytes` where the rolling hash says "cut".
     fn scan(&self, hash: &mut u64, mask: u64, bytes: &[u8]) -> Option<usize> {
-        let (blocks, rest) = bytes.as_chunks::<BLOCK_LEN>();
-        for (index, block) in blocks.iter().enumerate() {
+        let (stretches, rest) = bytes.as_chunks::<STRETCH_LEN>();
+        for (index, stretch) in stretches.iter().enumerate() {
             // A cut comes once in a megabyte, so finding out where costs nothing.
-            if !self.passes(hash, mask, block) {
-                let at = self.scan_slowly(hash, mask, block).expect("a cut in this block");
-                return Some(index * BLOCK_LEN + at);
+            if !self.passes(hash, mask, stretch) {
+                let at = self.scan_slowly(hash, mask, stretch).expect("a cut in this stretch");
+                return Some(index * STRETCH_LEN + at);
             }
         }
         let at = self.scan_slowly(hash, mask, rest)?;
-        Some(blocks.len() * BLOCK_LEN + at)
+        Some(stretches.len() * STRETCH_LEN + at)
     }
 
-    /// Moves the hash over a block and returns true, if there is no cut in it.
-    fn passes(&self, hash: &mut u64, mask: u64, block: &[u8; BLOCK_LEN]) -> bool {
-        let (lanes, _) = block.as_chunks::<LANE_LEN>();
+    /// Moves the hash over a stretch and returns true, if there is no cut in it.
+    fn passes(&self, hash: &mut u64, mask: u64, stretch: &[u8; STRETCH_LEN]) -> bool {
+        let (lanes, _) = stretch.as_chunks::<LANE_LEN>();
         let warm = |before: &[u8; LANE_LEN]| {
             before[LANE_LEN - WINDOW_LEN..]
                 .iter()

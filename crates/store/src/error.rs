@@ -99,6 +99,7 @@ fn io_kind(error: &io::Error) -> ErrorKind {
         Some(Errno::ROFS) => ErrorKind::ReadOnly,
         Some(Errno::FBIG) => ErrorKind::TooLarge,
         Some(Errno::NOENT) => ErrorKind::NotFound,
+        Some(Errno::EXIST) => ErrorKind::AlreadyExists,
         Some(Errno::ACCESS | Errno::PERM) => ErrorKind::NotPermitted,
         _ => ErrorKind::Unavailable,
     }

@@ -45,6 +45,11 @@ impl Ids {
         Ok(Self { dir: dir.to_owned(), lease: Mutex::new(Lease { next: end, end }) })
     }
 
+    /// The first id that was never leased.
+    pub(crate) fn limit(&self) -> SegmentId {
+        SegmentId(self.lease.lock().unwrap_or_else(PoisonError::into_inner).end)
+    }
+
     /// Takes `count` consecutive ids, in one folder if they fit one.
     pub(crate) fn take(&self, count: usize) -> Result<Vec<SegmentId>, StoreError> {
         let count = count as u64;
@@ -131,6 +136,7 @@ mod tests {
         for count in [1, 64, 3, 60, 5] {
             let taken = ids.take(count).unwrap();
             assert!(taken.iter().all(|id| id.0 >> 6 == taken[0].0 >> 6));
+            assert!(taken.iter().all(|id| *id < ids.limit()));
         }
     }
 

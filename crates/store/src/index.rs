@@ -8,17 +8,18 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock};
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
 use librorum_format::{ChunkId, DecodeError, Encoding, Location, Reader, SegmentId, Writer};
 
 use crate::error::StoreError;
 use crate::layout::at;
 
-/// Entries sit in memory until this much is there; twice it may be on its way to disk.
-const MEMTABLE_BYTES: u64 = 4 << 20;
+/// So many changes sit in memory, about 6 MiB of them, until they are written to a table; the engine
+/// makes us wait when four times as many are on their way.
+const MEMTABLE_COUNT: usize = 32 << 10;
 /// The smallest the engine takes: entries that are not in tables yet.
 const JOURNAL_BYTES: u64 = 64 << 20;
 const OPEN_FILES: usize = 64;
@@ -41,6 +42,27 @@ struct Open {
     // The keyspace is dropped first: the database waits for its threads.
     entries: Keyspace,
     database: Database,
+    /// Changes since the memtable was last rotated.
+    change_count: AtomicUsize,
+}
+
+impl Open {
+    /// Commits a batch, and rotates the memtable when it is due.
+    ///
+    /// The engine would rotate by itself, but not safely: beyond the limit every commit sends its
+    /// worker a message through a bounded channel, and the worker answers the first by sending
+    /// itself another, which waits forever if the channel is full (fjall 3.1.13, pull request 323
+    /// upstream). Seen here after 3.5 million entries: nothing was written to tables any more and
+    /// memory grew by 190 bytes an entry. So its limit is off, and we rotate from this side.
+    fn commit(&self, batch: OwnedWriteBatch) -> Result<(), fjall::Error> {
+        let count = batch.len();
+        batch.commit()?;
+        if self.change_count.fetch_add(count, Ordering::Relaxed) + count >= MEMTABLE_COUNT {
+            self.change_count.store(0, Ordering::Relaxed);
+            self.entries.rotate_memtable()?;
+        }
+        Ok(())
+    }
 }
 
 impl std::fmt::Debug for Open {
@@ -115,7 +137,7 @@ impl Index {
             for (chunk, location, chunk_len_bytes) in some {
                 batch.insert(&open.entries, chunk.0, encode(location, *chunk_len_bytes));
             }
-            if let Err(error) = guard(|| batch.commit()) {
+            if let Err(error) = guard(|| open.commit(batch)) {
                 self.trouble("write", &error);
                 return;
             }
@@ -139,12 +161,12 @@ impl Index {
             }
             if batch.len() == BATCH_COUNT {
                 let full = std::mem::replace(&mut batch, open.database.batch());
-                if let Err(error) = guard(|| full.commit()) {
+                if let Err(error) = guard(|| open.commit(full)) {
                     return self.trouble("write", &error);
                 }
             }
         }
-        if let Err(error) = guard(|| batch.commit()) {
+        if let Err(error) = guard(|| open.commit(batch)) {
             self.trouble("write", &error);
         }
     }
@@ -185,6 +207,14 @@ impl Index {
         guard(|| open.database.persist(PersistMode::SyncData)).map_err(|source| self.failed(source))
     }
 
+    /// Whether all full memtables have been written to tables, of which there are some.
+    #[cfg(test)]
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let open = self.open.read().unwrap();
+        let entries = &open.as_ref().unwrap().entries;
+        entries.table_count() > 0 && entries.sealed_memtable_count() == 0
+    }
+
     /// How much disk the index takes.
     pub(crate) fn len_bytes(&self) -> u64 {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
@@ -218,8 +248,10 @@ fn open_engine(path: &Path, cache_bytes: u64) -> Result<Open, fjall::Error> {
             .max_cached_files(Some(OPEN_FILES))
             .max_journaling_size(JOURNAL_BYTES)
             .open()?;
-        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
-        Ok(Open { entries: database.keyspace("chunks", options)?, database })
+        // See `Open::commit`.
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(u64::MAX);
+        let entries = database.keyspace("chunks", options)?;
+        Ok(Open { entries, database, change_count: AtomicUsize::new(0) })
     })
 }
 

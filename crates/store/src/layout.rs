@@ -166,6 +166,12 @@ impl Layout {
         self.sync_folders(&[to])
     }
 
+    /// Renames a segment's file. The names are not durable before [`Self::sync_folders`].
+    pub(crate) fn rename(&self, from: SegmentId, to: SegmentId) -> Result<(), StoreError> {
+        let (old, new) = (name(from, Part::Bytes), name(to, Part::Bytes));
+        rustix::fs::renameat(&self.data, old, &self.data, new).map_err(missing_or("rename", from))
+    }
+
     /// Removes one of a segment's files; true if it was there.
     pub(crate) fn remove(&self, segment: SegmentId, part: Part) -> Result<bool, StoreError> {
         match rustix::fs::unlinkat(&self.data, name(segment, part), AtFlags::empty()) {

@@ -26,6 +26,7 @@ mod ids;
 mod index;
 mod layout;
 mod read;
+mod recycle;
 mod scrub;
 mod seal;
 mod store;

@@ -9,13 +9,14 @@ use librorum_format::{
     ChunkId, Chunking, Compression, Location, SegmentId, SegmentKind, SegmentTable, TableEntry,
 };
 use rustix::fs::{OFlags, Stat};
+use rustix::io::Errno;
 
 use crate::cache::{Buffers, Cache, InFlight};
 use crate::encode::is_plausible;
 use crate::error::StoreError;
 use crate::ids::Ids;
 use crate::index::Index;
-use crate::layout::{Layout, Part, Segments};
+use crate::layout::{Layout, Part, Segments, at};
 use crate::verified::Verified;
 
 /// How a store is to be opened.
@@ -56,7 +57,7 @@ pub enum VerifyPolicy {
 ///
 /// Memory, whatever the store's size: up to 24 MiB for the set of verified chunks, 16 MiB of
 /// decoded chunks, 16 MiB of idle buffers, 8 MiB of chunk tables (or one larger table), and the
-/// index (its cache and about 16 MiB).
+/// index: 68 MiB for the whole process were measured while it took in 8 million chunks.
 #[derive(Debug)]
 pub struct Store {
     options: StoreOptions,
@@ -90,8 +91,13 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Io`] from the disk; [`StoreError::Index`] from the index engine.
+    /// [`StoreError::Io`] from the disk, also if there is a store already: a second beginning would
+    /// give out its ids again. [`StoreError::Index`] from the index engine.
     pub fn create(dir: &Path) -> Result<(), StoreError> {
+        let ids = dir.join("ids");
+        if ids.try_exists().map_err(at("look for", &ids))? {
+            return Err(at("create", &ids)(Errno::EXIST.into()));
+        }
         Layout::create(dir)?;
         Index::create(dir)?;
         // Last: a folder without a counter is not a store.
@@ -133,6 +139,13 @@ impl Store {
     #[must_use]
     pub fn segments(&self) -> Segments<'_> {
         self.layout.segments()
+    }
+
+    /// An id that no segment has reached yet: whatever names one at or above it names nothing this
+    /// store ever made, which means that the id counter is older than the rest.
+    #[must_use]
+    pub fn id_limit(&self) -> SegmentId {
+        self.ids.limit()
     }
 
     /// Opens the bytes of a segment or staging file.

@@ -5,11 +5,12 @@
 //! and thin, and the simulated disk of `sim` sits below the system calls
 //! (`docs/design/0002-simulated-disk.md`), not behind a trait.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod clock;
 pub mod entropy;
 pub mod limits;
 mod lock;
+pub mod mapped;
 
 pub use lock::{Holder, LockError, VolumeLock};

@@ -85,7 +85,9 @@ impl<H: Handler> Session<H> {
             let device = mount_directly(&mountpoint, options)?;
             fuser::Session::from_fd(adapter, device, SessionACL::All, config).inspect_err(|_| {
                 // Nobody will ever answer there.
-                drop(rustix::mount::unmount(&mountpoint, UnmountFlags::DETACH));
+                if let Err(error) = rustix::mount::unmount(&mountpoint, UnmountFlags::DETACH) {
+                    tracing::warn!(%error, "a mount without a server is left behind");
+                }
             })?
         } else {
             config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
@@ -102,7 +104,6 @@ impl<H: Handler> Session<H> {
     }
 
     /// What tells the kernel, from any thread, to ask again for an inode's attributes.
-    #[must_use]
     pub fn attribute_invalidator(&self) -> impl Fn(u64) + Send + Sync + 'static {
         let notifier = self.session.notifier();
         move |ino| {
@@ -441,7 +442,6 @@ impl<H: Handler> Adapter<H> {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the trait is fuser's")]
 impl<H: Handler> Filesystem for Adapter<H> {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         // Each is asked for alone, so that a kernel without one still gives the others.

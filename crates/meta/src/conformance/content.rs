@@ -355,10 +355,7 @@ pub fn ownership_is_exclusive(volume: &mut dyn Volume) {
     let overlay = NewContent::Overlay { segment: SegmentId(2), base_len_bytes: 100 };
     put(meta, a, overlay, 100).unwrap();
     assert!(is_owned(meta, 1, a));
-    assert_fails!(
-        meta.segment_is_owned_by(SegmentId(1), Ino(1 << 40)),
-        MetaError::NoInode { .. }
-    );
+    assert_fails!(meta.segment_is_owned_by(SegmentId(1), Ino(1 << 40)), MetaError::NoInode { .. });
 }
 
 #[expect(missing_docs, reason = "the name is the sentence")]

@@ -66,7 +66,7 @@ fn populate(meta: &dyn Meta) {
 }
 
 /// All that the trait can tell about a volume, as text.
-pub fn describe(meta: &dyn Meta) -> Vec<String> {
+fn describe(meta: &dyn Meta) -> Vec<String> {
     let mut lines = Vec::new();
     let mut after = Ino(0);
     loop {
@@ -246,7 +246,7 @@ pub fn concurrent_syncs_all_return(volume: &mut dyn Volume) {
 }
 
 /// The dump of one volume, for loading it into another.
-pub fn dump_of(meta: &dyn Meta) -> Vec<u8> {
+fn dump_of(meta: &dyn Meta) -> Vec<u8> {
     let mut bytes = Vec::new();
     let txn = meta.dump(&mut bytes).unwrap();
     assert!(txn >= meta.durable_txn());

@@ -197,8 +197,7 @@ pub fn counters_follow(volume: &mut dyn Volume) {
         assert_eq!(meta.stats(), now);
         put(meta, staged, NewContent::Inline(b"12345"), 5).unwrap();
         meta.unlink(ROOT, b"sized", at(1)).unwrap();
-        let now =
-            MetaStats { staged_count: 0, logical_bytes: 1005, orphan_count: 1, ..now };
+        let now = MetaStats { staged_count: 0, logical_bytes: 1005, orphan_count: 1, ..now };
         assert_eq!(meta.stats(), now);
         meta.reap(sized).unwrap();
         meta.rmdir(ROOT, b"directory", at(1)).unwrap();

@@ -133,13 +133,13 @@ pub fn assert_sound(meta: &dyn Meta) {
 
 /// A time that counts.
 #[must_use]
-pub fn at(secs: i64) -> Timestamp {
+pub(crate) fn at(secs: i64) -> Timestamp {
     Timestamp::new(secs, 7)
 }
 
 /// A new inode of a kind, at a time.
 #[must_use]
-pub fn new(kind: FileKind, secs: i64) -> NewInode<'static> {
+pub(crate) fn new(kind: FileKind, secs: i64) -> NewInode<'static> {
     NewInode {
         kind,
         mode: if kind == FileKind::Directory { 0o755 } else { 0o644 },
@@ -153,17 +153,17 @@ pub fn new(kind: FileKind, secs: i64) -> NewInode<'static> {
 }
 
 /// Makes a regular file.
-pub fn file(meta: &dyn Meta, parent: Ino, name: &str) -> Inode {
+pub(crate) fn file(meta: &dyn Meta, parent: Ino, name: &str) -> Inode {
     meta.create(parent, name.as_bytes(), &new(FileKind::Regular, 10)).unwrap().0
 }
 
 /// Makes a directory.
-pub fn directory(meta: &dyn Meta, parent: Ino, name: &str) -> Inode {
+pub(crate) fn directory(meta: &dyn Meta, parent: Ino, name: &str) -> Inode {
     meta.create(parent, name.as_bytes(), &new(FileKind::Directory, 10)).unwrap().0
 }
 
 /// Renames in the given mode.
-pub fn rename(
+pub(crate) fn rename(
     meta: &dyn Meta,
     from: (Ino, &str),
     to: (Ino, &str),
@@ -174,7 +174,7 @@ pub fn rename(
 
 /// An extent of one whole chunk, at a place in a segment that follows from its place in the file.
 #[must_use]
-pub fn extent(file_offset_bytes: u64, len_bytes: u32, segment: u64) -> Extent {
+pub(crate) fn extent(file_offset_bytes: u64, len_bytes: u32, segment: u64) -> Extent {
     Extent {
         file_offset_bytes,
         len_bytes,
@@ -191,7 +191,7 @@ pub fn extent(file_offset_bytes: u64, len_bytes: u32, segment: u64) -> Extent {
 }
 
 /// Changes a file's content from whatever it is now.
-pub fn put(
+pub(crate) fn put(
     meta: &dyn Meta,
     ino: Ino,
     content: NewContent<'_>,
@@ -211,20 +211,20 @@ pub fn put(
 }
 
 /// Seals a file with extents whose segments are all new.
-pub fn seal(meta: &dyn Meta, ino: Ino, extents: &[Extent]) -> Result<Inode> {
+pub(crate) fn seal(meta: &dyn Meta, ino: Ino, extents: &[Extent]) -> Result<Inode> {
     let fresh: Vec<SegmentId> = extents.iter().map(|extent| extent.location.segment).collect();
     let size_bytes = extents.last().map_or(0, Extent::file_end_bytes);
     put(meta, ino, NewContent::Sealed { extents, fresh: &fresh }, size_bytes)
 }
 
 /// The segments that nothing names.
-pub fn condemned(meta: &dyn Meta) -> Vec<u64> {
+pub(crate) fn condemned(meta: &dyn Meta) -> Vec<u64> {
     let all = meta.condemned(SegmentId(0), 1000).unwrap();
     all.into_iter().map(|condemned| condemned.segment.0).collect()
 }
 
 /// The names in a directory, by inode.
-pub fn entries(meta: &dyn Meta, dir: Ino) -> BTreeMap<Vec<u8>, Ino> {
+pub(crate) fn entries(meta: &dyn Meta, dir: Ino) -> BTreeMap<Vec<u8>, Ino> {
     let mut entries = BTreeMap::new();
     let mut after = 0;
     loop {

@@ -226,7 +226,8 @@ pub fn set_attr_changes_what_it_is_told(volume: &mut dyn Volume) {
     let before = file(meta, Ino::ROOT, "file");
     let (same, _) = meta.set_attr(before.ino, &SetAttr::default()).unwrap();
     assert_eq!(same, before);
-    let set = SetAttr { mode: Some(0o4755), uid: Some(5), atime: Some(at(81)), ..SetAttr::default() };
+    let set =
+        SetAttr { mode: Some(0o4755), uid: Some(5), atime: Some(at(81)), ..SetAttr::default() };
     let (after, _) = meta.set_attr(before.ino, &set).unwrap();
     let expected = crate::Inode { mode: 0o4755, uid: 5, atime: at(81), ..before.clone() };
     assert_eq!(after, expected);

@@ -30,7 +30,10 @@ fn paginate(ino: Ino, extents: &[Extent], size_bytes: u64) -> Result<NewManifest
     let mut end_bytes = 0;
     for extent in extents {
         if !extent.is_valid() || extent.file_offset_bytes < end_bytes {
-            return Err(MetaError::BadContent { ino, what: "an extent is invalid or out of order" });
+            return Err(MetaError::BadContent {
+                ino,
+                what: "an extent is invalid or out of order",
+            });
         }
         end_bytes = extent.file_end_bytes();
     }
@@ -67,14 +70,12 @@ impl Core {
             NewContent::Inline(_)
             | NewContent::Staged { .. }
             | NewContent::Overlay { .. }
-            | NewContent::Sealed { .. } => Growth::Grows,
+            | NewContent::Sealed { .. } => Growth::Settles,
         };
         self.engine.admit(growth)?;
         // Hashing pages needs no lock.
         let manifest = match change.content {
-            NewContent::Sealed { extents, .. } => {
-                Some(paginate(ino, extents, change.size_bytes)?)
-            }
+            NewContent::Sealed { extents, .. } => Some(paginate(ino, extents, change.size_bytes)?),
             NewContent::Inline(bytes) if bytes.len() as u64 != change.size_bytes => {
                 return Err(MetaError::BadContent { ino, what: "inline bytes of another length" });
             }
@@ -191,11 +192,7 @@ impl Core {
 
     /// Reads what belongs to an inode's content: without its stripe first, and with it if the
     /// content changed underneath, so that a reader never waits for another file's disk reads.
-    fn read_content<T>(
-        &self,
-        ino: Ino,
-        read: impl Fn(&Self, &Inode) -> Result<T>,
-    ) -> Result<T> {
+    fn read_content<T>(&self, ino: Ino, read: impl Fn(&Self, &Inode) -> Result<T>) -> Result<T> {
         let before = self.inode(ino)?;
         let result = read(self, &before);
         if result.is_ok() && self.inode(ino)?.content_version == before.content_version {
@@ -336,11 +333,11 @@ impl Core {
     ) -> Result<()> {
         let (start, end) = (key::reference_start(segment), key::reference_end(segment));
         let start = std::ops::Bound::Included(&start[..]);
-        self.engine.scan(Table::References, start, &end, &mut |key, _| {
-            match key::parse_reference(key) {
-                Some((_, referrer)) => visit(referrer),
-                None => Err(MetaError::Missing { key: format!("reference {}", key.escape_ascii()) }),
-            }
+        self.engine.scan(Table::References, start, &end, &mut |key, _| match key::parse_reference(
+            key,
+        ) {
+            Some((_, referrer)) => visit(referrer),
+            None => Err(MetaError::Missing { key: format!("reference {}", key.escape_ascii()) }),
         })
     }
 
@@ -348,8 +345,7 @@ impl Core {
         self.engine
             .get(Table::Small, &key::condemned(segment))?
             .map(|bytes| {
-                Condemnation::decode(&bytes)
-                    .map_err(|source| corrupt("condemned", segment, source))
+                Condemnation::decode(&bytes).map_err(|source| corrupt("condemned", segment, source))
             })
             .transpose()
     }

@@ -8,18 +8,14 @@ use std::io::{Read, Write};
 use std::ops::Bound;
 
 use fjall::Slice;
-use librorum_format::{
-    DecodeError, Ino, PageId, Reader, SegmentId, TxnId, Writer, decode_page,
-};
+use librorum_format::{DecodeError, Ino, PageId, Reader, SegmentId, TxnId, Writer, decode_page};
 
 use super::Core;
 use super::edit::{corrupt, decode_count, encode_count};
 use super::engine::Change;
 use super::space::Growth;
 use crate::record::key::Referrer;
-use crate::record::{
-    Body, Condemnation, PageEntry, Record, State, TABLES, Table, Target, key,
-};
+use crate::record::{Body, Condemnation, PageEntry, Record, State, TABLES, Table, Target, key};
 use crate::{Content, FileKind, MetaError, MetaStats, Result};
 
 const MAGIC: [u8; 8] = *b"LbrmDump";
@@ -96,8 +92,7 @@ pub(super) fn dump(core: &Core, sink: &mut dyn Write) -> Result<TxnId> {
         Ok(true)
     })?;
     view.scan_all(Table::Dentries, &mut |key, value| {
-        let (parent, _, name) =
-            key::parse_dentry(key).ok_or_else(|| odd_key("dentries", key))?;
+        let (parent, _, name) = key::parse_dentry(key).ok_or_else(|| odd_key("dentries", key))?;
         Target::decode(value).map_err(|source| corrupt("dentries", parent, source))?;
         sink.record(DENTRY, &[&number(parent.0), value, name])?;
         Ok(true)
@@ -124,15 +119,15 @@ pub(super) fn dump(core: &Core, sink: &mut dyn Write) -> Result<TxnId> {
     })?;
     view.scan_all(Table::Xattrs, &mut |key, value| {
         let (ino, name) = key::parse_xattr(key).ok_or_else(|| odd_key("xattrs", key))?;
-        let len = u8::try_from(name.len()).map_err(|_| odd_key("xattrs", key))?;
+        let len = u8::try_from(name.len()).ok().ok_or_else(|| odd_key("xattrs", key))?;
         sink.record(XATTR, &[&number(ino.0), &[len], name, value])?;
         Ok(true)
     })?;
     let start = [key::CONDEMNED];
     view.scan(Table::Small, Bound::Included(&start), &[key::CONDEMNED + 1], &mut |key, value| {
         let segment = key::parse_condemned(key).ok_or_else(|| odd_key("small", key))?;
-        let condemnation = Condemnation::decode(value)
-            .map_err(|source| corrupt("condemned", segment, source))?;
+        let condemnation =
+            Condemnation::decode(value).map_err(|source| corrupt("condemned", segment, source))?;
         let claimed = u8::from(condemnation.claimed);
         sink.record(CONDEMNED, &[&number(segment.0), &[claimed]])?;
         Ok(true)
@@ -258,11 +253,7 @@ pub(super) fn wipe(core: &Core) -> Result<()> {
     change.layer.set(Table::Inodes, Slice::from(key::inode(Ino::ROOT)), Some(root));
     change.layer.set(Table::Small, Slice::from(key::LOADING), None);
     core.engine.append(change)?;
-    core.engine.set_stats(MetaStats {
-        inode_count: 1,
-        directory_count: 1,
-        ..MetaStats::default()
-    })
+    core.engine.set_stats(MetaStats { inode_count: 1, directory_count: 1, ..MetaStats::default() })
 }
 
 struct Loader<'a> {

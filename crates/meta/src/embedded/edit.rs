@@ -12,7 +12,7 @@ use fjall::Slice;
 use librorum_format::{DecodeError, Ino, PageId, SegmentId, TxnId};
 
 use super::engine::Change;
-use super::{Core, lock};
+use super::{Core, NamedTarget, lock};
 use crate::record::key::Referrer;
 use crate::record::{Condemnation, Record, Table, Target, key};
 use crate::{FileKind, MetaError, Result};
@@ -30,13 +30,21 @@ pub(super) struct Edit<'a> {
     core: &'a Core,
     change: Change,
     records: Vec<Loaded>,
-    dentries: Vec<(Ino, u64, Arc<[u8]>, Option<Target>)>,
+    dentries: Vec<Moved>,
     /// Pages that gain a manifest, with the bytes of those that may be new.
     pub(super) pages_added: Vec<(PageUse, Slice)>,
     /// Pages that lose one.
     pub(super) pages_dropped: Vec<PageUse>,
     /// Segments that must be named already, or be condemned and unclaimed.
     pub(super) segments_needed: BTreeSet<SegmentId>,
+}
+
+/// A dentry as it will be.
+#[derive(Debug)]
+struct Moved {
+    parent: Ino,
+    cookie: u64,
+    entry: Option<NamedTarget>,
 }
 
 #[derive(Debug)]
@@ -118,19 +126,18 @@ impl<'a> Edit<'a> {
         let cookie = self.core.cookie(name);
         let value = target.map(|target| Slice::from(target.encode()));
         self.set(Table::Dentries, key::dentry(parent, cookie, name), value);
-        self.dentries.push((parent, cookie, Arc::from(name), target));
+        let entry = target.map(|target| NamedTarget { name: Arc::from(name), target });
+        self.dentries.push(Moved { parent, cookie, entry });
     }
 
     /// Makes all of it happen.
     pub(super) fn finish(mut self) -> Result<TxnId> {
-        let mut references = References {
-            core: self.core,
-            change: &mut self.change,
-            orphaned: BTreeSet::new(),
-        };
-        let moves_staging = self.records.iter().any(|loaded| {
-            staging(loaded.before.as_ref()) != staging(loaded.after.as_ref())
-        });
+        let mut references =
+            References { core: self.core, change: &mut self.change, orphaned: BTreeSet::new() };
+        let moves_staging = self
+            .records
+            .iter()
+            .any(|loaded| staging(loaded.before.as_ref()) != staging(loaded.after.as_ref()));
         let moves_pages = !self.pages_added.is_empty() || !self.pages_dropped.is_empty();
         let guard = (moves_staging || moves_pages).then(|| lock(&self.core.content));
         for &segment in &self.segments_needed {
@@ -143,8 +150,7 @@ impl<'a> Edit<'a> {
             references.add_page(&usage, bytes)?;
         }
         for loaded in &self.records {
-            let (before, after) =
-                (staging(loaded.before.as_ref()), staging(loaded.after.as_ref()));
+            let (before, after) = (staging(loaded.before.as_ref()), staging(loaded.after.as_ref()));
             if before == after {
                 continue;
             }
@@ -175,9 +181,9 @@ impl<'a> Edit<'a> {
                 None => self.core.records.remove(&loaded.ino),
             }
         }
-        for (parent, cookie, name, target) in self.dentries {
-            match target {
-                Some(target) => self.core.targets.insert((parent, cookie), (name, target)),
+        for Moved { parent, cookie, entry } in self.dentries {
+            match entry {
+                Some(entry) => self.core.targets.insert((parent, cookie), entry),
                 None => self.core.targets.remove(&(parent, cookie)),
             }
         }
@@ -210,13 +216,12 @@ fn derive(change: &mut Change, loaded: &Loaded) {
     let orphans = member(key::orphan(ino), is_orphan(before), is_orphan(after));
     let staged = member(key::staged(ino), is_staged(before), is_staged(after));
 
-    let directory =
-        |record: Option<&Record>| i64::from(record.is_some_and(|r| r.inode.kind == FileKind::Directory));
+    let directory = |record: Option<&Record>| {
+        i64::from(record.is_some_and(|r| r.inode.kind == FileKind::Directory))
+    };
     let bytes = |record: Option<&Record>| {
         i128::from(
-            record
-                .filter(|r| r.inode.kind == FileKind::Regular)
-                .map_or(0, |r| r.inode.size_bytes),
+            record.filter(|r| r.inode.kind == FileKind::Regular).map_or(0, |r| r.inode.size_bytes),
         )
     };
     change.stats.inode_count += i64::from(after.is_some()) - i64::from(before.is_some());
@@ -252,11 +257,7 @@ impl References<'_> {
     }
 
     fn name(&mut self, segment: SegmentId, by: Referrer) {
-        self.change.layer.set(
-            Table::References,
-            key::reference(segment, by),
-            Some(Slice::empty()),
-        );
+        self.change.layer.set(Table::References, key::reference(segment, by), Some(Slice::empty()));
     }
 
     fn unname(&mut self, segment: SegmentId, by: Referrer) {
@@ -352,8 +353,7 @@ pub(super) fn encode_count(count: u64) -> [u8; 8] {
 
 pub(super) fn decode_count(page: PageId, bytes: &[u8]) -> Result<u64> {
     let mut reader = librorum_format::Reader::new("page count", bytes);
-    let count = reader.u64().and_then(|count| {
-        if count == 0 { Err(reader.invalid(0)) } else { Ok(count) }
-    });
+    let count =
+        reader.u64().and_then(|count| if count == 0 { Err(reader.invalid(0)) } else { Ok(count) });
     count.map_err(|source| corrupt("page count", page, source))
 }

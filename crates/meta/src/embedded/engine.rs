@@ -19,7 +19,7 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Slice};
-use librorum_format::{Ino, TxnId};
+use librorum_format::{DecodeError, Ino, TxnId};
 use librorum_sys::clock;
 
 use super::mark::Mark;
@@ -136,6 +136,16 @@ pub(super) struct Limits {
 const JOURNAL_BYTES_MIN: u64 = 64 << 20;
 
 pub(super) fn open_database(path: &Path, limits: Limits) -> Result<Database> {
+    // fjall expects some of what it reads to be right, and panics if it is not. While it opens,
+    // nothing of ours exists that a panic could leave half-done.
+    let opened = std::panic::catch_unwind(|| open_unguarded(path, limits));
+    opened.unwrap_or_else(|_| {
+        let source = DecodeError::Invalid { what: "database", value: 0 };
+        Err(MetaError::Corrupt { key: path.display().to_string(), source })
+    })
+}
+
+fn open_unguarded(path: &Path, limits: Limits) -> Result<Database> {
     Database::builder(path)
         .cache_size(limits.cache_bytes)
         .max_journaling_size(limits.journal_bytes.max(JOURNAL_BYTES_MIN))
@@ -163,7 +173,9 @@ pub(super) fn open_tables(db: &Database, limits: Limits) -> Result<[Keyspace; TA
         let keyspace = db.keyspace(TABLE_NAMES[table.index()], options).map_err(engine_error)?;
         tables.push(keyspace);
     }
-    tables.try_into().map_err(|_: Vec<Keyspace>| MetaError::Missing { key: "table".into() })
+    tables.try_into().map_err(|tables: Vec<Keyspace>| MetaError::Missing {
+        key: format!("one of {TABLE_COUNT} tables: {} opened", tables.len()),
+    })
 }
 
 impl Engine {
@@ -392,7 +404,19 @@ impl Engine {
     // The commit thread.
 
     /// Commits until [`Engine::stop`], or a failure.
-    pub(super) fn run(&self, mut mark: Mark, marked: TxnId) {
+    pub(super) fn run(&self, mark: Mark, marked: TxnId) {
+        // A thread that vanished would leave everybody waiting.
+        let run = std::panic::AssertUnwindSafe(|| self.run_unguarded(mark, marked));
+        if std::panic::catch_unwind(run).is_err() {
+            self.fail(Failure::Io {
+                what: "commit metadata".into(),
+                kind: std::io::ErrorKind::Other,
+                message: "the commit thread panicked".into(),
+            });
+        }
+    }
+
+    fn run_unguarded(&self, mut mark: Mark, marked: TxnId) {
         // Not the newest position: operations may have begun before this thread did.
         let mut progress = Progress {
             committed: self.durable_txn(),
@@ -401,6 +425,7 @@ impl Engine {
             marked_at: clock::monotonic(),
         };
         while self.failure.get().is_none() {
+            self.gate.tend();
             match self.step(&mut progress, &mut mark) {
                 Ok(true) => {}
                 Ok(false) => return,
@@ -437,15 +462,10 @@ impl Engine {
         if durable > progress.marked
             && (stop || now.saturating_sub(progress.marked_at) >= MARK_INTERVAL)
         {
-            mark.write(durable).map_err(|error| match error {
-                MetaError::Io { what, source } => {
-                    Failure::Io { what, kind: source.kind(), message: source.to_string() }
-                }
-                other => Failure::Io {
-                    what: "write the high-water mark".into(),
-                    kind: std::io::ErrorKind::Other,
-                    message: other.to_string(),
-                },
+            mark.write(durable).map_err(|error| Failure::Io {
+                what: "write the high-water mark".into(),
+                kind: error.kind(),
+                message: error.to_string(),
             })?;
             progress.marked = durable;
             progress.marked_at = now;
@@ -487,9 +507,7 @@ impl Engine {
                         .unwrap_or_else(std::sync::PoisonError::into_inner)
                         .0
                 }
-                None => {
-                    self.wake.wait(flow).unwrap_or_else(std::sync::PoisonError::into_inner)
-                }
+                None => self.wake.wait(flow).unwrap_or_else(std::sync::PoisonError::into_inner),
             };
         }
         self.idle.store(false, Ordering::SeqCst);
@@ -506,7 +524,8 @@ impl Engine {
             // Read under the lock: every number that an operation in this layer uses is below it.
             let next_ino = self.next_ino.load(Ordering::Relaxed);
             let bound = self.ino_bound.load(Ordering::Relaxed);
-            let ino_bound = if next_ino + INO_BLOCK / 2 > bound { next_ino + INO_BLOCK } else { bound };
+            let ino_bound =
+                if next_ino + INO_BLOCK / 2 > bound { next_ino + INO_BLOCK } else { bound };
             self.ino_bound.store(ino_bound, Ordering::Relaxed);
             let layer = Arc::new(std::mem::take(&mut overlay.active));
             overlay.committing = Some(Arc::clone(&layer));
@@ -565,13 +584,22 @@ impl View {
     }
 
     /// Every entry of a table, in order.
+    pub(super) fn entries(
+        &self,
+        table: Table,
+    ) -> impl Iterator<Item = Result<(Slice, Slice)>> + use<> {
+        let entries = self.snapshot.iter(&self.tables[table.index()]);
+        entries.map(|guard| guard.into_inner().map_err(engine_error))
+    }
+
+    /// As [`View::entries`], while `visit` answers true.
     pub(super) fn scan_all(
         &self,
         table: Table,
         visit: &mut dyn FnMut(&Slice, &Slice) -> Result<bool>,
     ) -> Result<()> {
-        for guard in self.snapshot.iter(&self.tables[table.index()]) {
-            let (key, value) = guard.into_inner().map_err(engine_error)?;
+        for entry in self.entries(table) {
+            let (key, value) = entry?;
             if !visit(&key, &value)? {
                 break;
             }
@@ -591,7 +619,8 @@ fn merge(
 ) -> Result<bool> {
     let end = run.cut.as_ref().map_or(Bound::Excluded(end), |cut| Bound::Included(&**cut));
     let mut below = snapshot.range::<&[u8], _>(keyspace, (start, end));
-    let mut next_below = || below.next().map(fjall::Guard::into_inner).transpose().map_err(engine_error);
+    let mut next_below =
+        || below.next().map(fjall::Guard::into_inner).transpose().map_err(engine_error);
     let mut above = run.entries.iter().peekable();
     let mut lower = next_below()?;
     loop {

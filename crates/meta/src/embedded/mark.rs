@@ -8,7 +8,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use librorum_format::{DecodeError, Reader, TxnId, Writer};
 
@@ -20,7 +20,6 @@ const SLOT_STRIDE_BYTES: u64 = 4096;
 
 #[derive(Debug)]
 pub(super) struct Mark {
-    path: PathBuf,
     file: File,
     /// Which slot the next write goes to: the one that does not hold the newest mark.
     next_slot: u64,
@@ -52,7 +51,9 @@ impl Mark {
                 continue;
             }
             match decode(&bytes) {
-                Ok(txn) if newest.is_none_or(|(found, _)| found < txn) => newest = Some((txn, slot)),
+                Ok(txn) if newest.is_none_or(|(found, _)| found < txn) => {
+                    newest = Some((txn, slot));
+                }
                 Ok(_) => {}
                 Err(error) => damage = Some(error),
             }
@@ -64,18 +65,13 @@ impl Mark {
             (None, None) => Ok(TxnId(0)),
         };
         let next_slot = newest.map_or(0, |(_, slot)| 1 - slot);
-        Ok((Self { path: path.to_owned(), file, next_slot }, found))
+        Ok((Self { file, next_slot }, found))
     }
 
     /// Raises the mark to `txn`, which must be durable already, and syncs it.
-    pub(super) fn write(&mut self, txn: TxnId) -> Result<()> {
-        self.file
-            .write_all_at(&encode(txn), self.next_slot * SLOT_STRIDE_BYTES)
-            .and_then(|()| self.file.sync_data())
-            .map_err(|source| MetaError::Io {
-                what: format!("write {}", self.path.display()),
-                source,
-            })?;
+    pub(super) fn write(&mut self, txn: TxnId) -> std::io::Result<()> {
+        self.file.write_all_at(&encode(txn), self.next_slot * SLOT_STRIDE_BYTES)?;
+        self.file.sync_data()?;
         self.next_slot = 1 - self.next_slot;
         Ok(())
     }

@@ -13,6 +13,7 @@ mod content;
 mod dump;
 mod edit;
 mod engine;
+mod journal;
 mod mark;
 mod names;
 mod overlay;
@@ -23,9 +24,7 @@ mod stripes;
 mod tests;
 
 use std::path::{Path, PathBuf};
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -109,6 +108,13 @@ pub struct Embedded {
     thread: Option<JoinHandle<()>>,
 }
 
+/// A dentry in the cache.
+#[derive(Clone, Debug)]
+struct NamedTarget {
+    name: Arc<[u8]>,
+    target: Target,
+}
+
 /// What the operations work on.
 #[derive(Debug)]
 struct Core {
@@ -120,7 +126,7 @@ struct Core {
     content: Mutex<()>,
     records: Cache<Ino, Record>,
     /// By directory and cookie, with the name, because cookies may collide.
-    targets: Cache<(Ino, u64), (Arc<[u8]>, Target)>,
+    targets: Cache<(Ino, u64), NamedTarget>,
     cookie_key: [u8; 32],
 }
 
@@ -149,6 +155,7 @@ impl Embedded {
         if !db_path.try_exists().map_err(|source| io_error("find", &db_path, source))? {
             create(dir, &db_path, options)?;
         }
+        journal::settle(&db_path)?;
         let db = engine::open_database(&db_path, options.limits())?;
         let tables = engine::open_tables(&db, options.limits())?;
         let small = |key: [u8; 1], name: &str| {
@@ -288,8 +295,9 @@ fn open_mark(dir: &Path, found: TxnId, accept_lost_writes: bool) -> Result<(Mark
         return Err(MetaError::LostWrites { found, acknowledged: marked });
     }
     // Both slots, or the other one would still say what is gone.
-    mark.write(found)?;
-    mark.write(found)?;
+    for _ in 0..2 {
+        mark.write(found).map_err(|source| io_error("write", &path, source))?;
+    }
     Ok((mark, found))
 }
 

@@ -11,7 +11,7 @@ use librorum_format::{Ino, NAME_LEN_MAX, Timestamp, TxnId};
 use super::edit::{Edit, corrupt};
 use super::space::Growth;
 use super::stripes::Held;
-use super::{Core, lock};
+use super::{Core, NamedTarget, lock};
 use crate::record::{Body, Record, Table, Target, key};
 use crate::{
     COOKIE_MIN, Content, FileKind, Inode, MetaError, NLINK_MAX, NewInode, RenameMode, Renamed,
@@ -27,7 +27,10 @@ pub(super) fn check_name(name: &[u8]) -> Result<()> {
     if name.len() > NAME_LEN_MAX {
         return Err(MetaError::NameTooLong { len: name.len() });
     }
-    if name.is_empty() || name == b"." || name == b".." || name.iter().any(|b| matches!(b, b'/' | 0))
+    if name.is_empty()
+        || name == b"."
+        || name == b".."
+        || name.iter().any(|b| matches!(b, b'/' | 0))
     {
         return Err(MetaError::BadName { name: name.to_vec() });
     }
@@ -61,7 +64,9 @@ impl Core {
     pub(super) fn record_uncached(&self, ino: Ino) -> Result<Option<Record>> {
         self.engine
             .get(Table::Inodes, &key::inode(ino))?
-            .map(|bytes| Record::decode(ino, &bytes).map_err(|source| corrupt("inodes", ino, source)))
+            .map(|bytes| {
+                Record::decode(ino, &bytes).map_err(|source| corrupt("inodes", ino, source))
+            })
             .transpose()
     }
 
@@ -84,14 +89,15 @@ impl Core {
         }
         let target = self.target_uncached(parent, cookie, name)?;
         if let Some(target) = target {
-            self.targets.insert((parent, cookie), (Arc::from(name), target));
+            let entry = NamedTarget { name: Arc::from(name), target };
+            self.targets.insert((parent, cookie), entry);
         }
         Ok(target)
     }
 
     fn cached_target(&self, parent: Ino, cookie: u64, name: &[u8]) -> Option<Target> {
-        let (cached, target) = self.targets.get(&(parent, cookie))?;
-        (*cached == *name).then_some(target)
+        let cached = self.targets.get(&(parent, cookie))?;
+        (*cached.name == *name).then_some(cached.target)
     }
 
     fn target_uncached(&self, parent: Ino, cookie: u64, name: &[u8]) -> Result<Option<Target>> {
@@ -251,7 +257,12 @@ impl Core {
         Ok((inode, txn))
     }
 
-    pub(super) fn unlink(&self, parent: Ino, name: &[u8], now: Timestamp) -> Result<(Inode, TxnId)> {
+    pub(super) fn unlink(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        now: Timestamp,
+    ) -> Result<(Inode, TxnId)> {
         self.remove(parent, name, now, FileKind::Regular)
     }
 
@@ -309,8 +320,8 @@ impl Core {
             let replaced = self.target_now(to.0, to.1)?;
             let is_directory =
                 |target: Option<Target>| target.is_some_and(|t| t.kind == FileKind::Directory);
-            let moves_directory = is_directory(moved)
-                || (mode == RenameMode::Exchange && is_directory(replaced));
+            let moves_directory =
+                is_directory(moved) || (mode == RenameMode::Exchange && is_directory(replaced));
             // Two directories that move at once could each become the other's ancestor.
             let _tree = (moves_directory && from.0 != to.0).then(|| lock(&self.rename));
             let mut inos = vec![from.0, to.0];
@@ -468,9 +479,11 @@ impl Core {
 
 /// The inode that a dentry leads to. The dentry is there, so the inode must be.
 fn found<'e>(edit: &'e mut Edit<'_>, target: Target) -> Result<&'e mut Record> {
-    edit.record(target.ino).map_err(|error| match error {
-        MetaError::NoInode { ino } => MetaError::Missing { key: format!("inodes/{ino}") },
-        other => other,
+    edit.record(target.ino).map_err(|error| {
+        if matches!(error, MetaError::NoInode { .. }) {
+            return MetaError::Missing { key: format!("inodes/{}", target.ino) };
+        }
+        error
     })
 }
 

@@ -146,7 +146,11 @@ impl Core {
         if edit.record(ino)?.inode.has_xattrs {
             self.scan_xattrs(ino, &mut |key, _| {
                 let (_, other) = key::parse_xattr(key).ok_or_else(|| odd_key("xattrs", key))?;
-                if other == name { found = true } else { others = true }
+                if other == name {
+                    found = true;
+                } else {
+                    others = true;
+                }
                 Ok(!(found && others))
             })?;
         }

@@ -3,13 +3,21 @@
 //! A write that fails in fjall's journal or in its worker poisons the database until it is opened
 //! again. So operations that need room are refused while there still is some, and operations that
 //! make room go on into the reserve.
+//!
+//! File bytes fill the same disk without asking us, and usually to the last block. Removing files
+//! must work then too, so part of the reserve is held by a file of ours, the ballast, which is
+//! given back when nothing else is left.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use librorum_sys::clock;
+use rustix::fs::FallocateFlags;
 
+use super::lock;
 use crate::{MetaError, Result};
 
 /// How old an answer of `statvfs` may be. At 2 GB/s of other writers that is 200 MB, more than
@@ -24,28 +32,55 @@ const FLOOR_BYTES: u64 = 1 << 20;
 pub(super) enum Growth {
     /// It adds records.
     Grows,
+    /// It moves a file's content to where it needs less than before, in the end.
+    Settles,
     /// It removes some, or changes them in place.
     Shrinks,
 }
 
 #[derive(Debug)]
 pub(super) struct Gate {
-    path: PathBuf,
+    dir: PathBuf,
     reserve_bytes: u64,
     free_bytes: AtomicU64,
     /// When `free_bytes` was asked for, in milliseconds of the monotonic clock, plus one; zero for
     /// never.
     asked_ms: AtomicU64,
+    ballast: Mutex<Ballast>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Ballast {
+    Held,
+    Released,
+    /// The file system below cannot allocate in advance.
+    Unsupported,
 }
 
 impl Gate {
-    pub(super) fn new(path: &Path, reserve_bytes: u64) -> Self {
-        Self {
-            path: path.to_owned(),
+    /// A gate for a database in `dir`; without a reserve, one that is always open.
+    pub(super) fn new(dir: &Path, reserve_bytes: u64) -> Self {
+        let gate = Self {
+            dir: dir.to_owned(),
             reserve_bytes,
             free_bytes: AtomicU64::new(u64::MAX),
             asked_ms: AtomicU64::new(0),
+            ballast: Mutex::new(Ballast::Released),
+        };
+        let found = std::fs::metadata(gate.ballast_path()).is_ok_and(|file| file.len() > 0);
+        if found && reserve_bytes > 0 {
+            *lock(&gate.ballast) = Ballast::Held;
         }
+        gate.tend();
+        gate
+    }
+
+    fn ballast_path(&self) -> PathBuf {
+        self.dir.join("ballast")
+    }
+
+    fn ballast_bytes(&self) -> u64 {
+        self.reserve_bytes / 2
     }
 
     /// Refuses an operation that the disk has no room for.
@@ -55,9 +90,13 @@ impl Gate {
         }
         let needed = match growth {
             Growth::Grows => self.reserve_bytes,
-            Growth::Shrinks => FLOOR_BYTES.min(self.reserve_bytes),
+            Growth::Settles => self.reserve_bytes / 2,
+            Growth::Shrinks => FLOOR_BYTES.min(self.reserve_bytes / 4),
         };
-        let free = self.free_bytes();
+        let mut free = self.free_bytes();
+        if free < needed && growth == Growth::Shrinks && self.release() {
+            free = self.ask().unwrap_or(free);
+        }
         if free < needed {
             return Err(MetaError::Io {
                 what: format!("{free} bytes free for metadata, {needed} needed"),
@@ -65,6 +104,55 @@ impl Gate {
             });
         }
         Ok(())
+    }
+
+    /// Takes the ballast up again when there is room, and drops it when there is none. For the
+    /// commit thread, which writes whether anybody asks or not.
+    pub(super) fn tend(&self) {
+        if self.reserve_bytes == 0 {
+            return;
+        }
+        let free = self.free_bytes();
+        if free < FLOOR_BYTES.max(self.reserve_bytes / 16) {
+            self.release();
+        } else if free >= 2 * self.reserve_bytes + self.ballast_bytes() {
+            let mut ballast = lock(&self.ballast);
+            if *ballast == Ballast::Released {
+                *ballast = match self.allocate() {
+                    Ok(()) => Ballast::Held,
+                    Err(error) => {
+                        tracing::info!(%error, "no ballast: a full disk will refuse removals too");
+                        Ballast::Unsupported
+                    }
+                };
+            }
+        }
+    }
+
+    fn allocate(&self) -> std::io::Result<()> {
+        let file =
+            File::options().write(true).create(true).truncate(false).open(self.ballast_path())?;
+        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, self.ballast_bytes())?;
+        Ok(())
+    }
+
+    /// Gives the ballast back; true if there was any.
+    fn release(&self) -> bool {
+        let mut ballast = lock(&self.ballast);
+        if *ballast != Ballast::Held {
+            return false;
+        }
+        match std::fs::remove_file(self.ballast_path()) {
+            Ok(()) => {
+                tracing::warn!("the disk is full; metadata goes on with its reserve");
+                *ballast = Ballast::Released;
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot give the ballast back");
+                false
+            }
+        }
     }
 
     /// Whether the disk is so full that a failure is most likely due to it.
@@ -75,22 +163,24 @@ impl Gate {
     fn free_bytes(&self) -> u64 {
         let now_ms = u64::try_from(clock::monotonic().as_millis()).unwrap_or(u64::MAX - 1) + 1;
         let asked_ms = self.asked_ms.load(Ordering::Relaxed);
-        let is_fresh = asked_ms != 0 && u128::from(now_ms - asked_ms.min(now_ms)) < FRESH.as_millis();
+        let age_ms = now_ms.saturating_sub(asked_ms);
+        let is_fresh = asked_ms != 0 && u128::from(age_ms) < FRESH.as_millis();
         if !is_fresh
             && self
                 .asked_ms
                 .compare_exchange(asked_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok()
-            && let Some(free) = self.ask()
         {
-            self.free_bytes.store(free, Ordering::Relaxed);
+            self.ask();
         }
         self.free_bytes.load(Ordering::Relaxed)
     }
 
     fn ask(&self) -> Option<u64> {
         // A disk that cannot be asked is not known to be full.
-        let stat = rustix::fs::statvfs(&self.path).ok()?;
-        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+        let stat = rustix::fs::statvfs(&self.dir).ok()?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        self.free_bytes.store(free, Ordering::Relaxed);
+        Some(free)
     }
 }

@@ -39,6 +39,13 @@ impl SmallDisk {
         while file.write_all(&[1; 4096]).is_ok() {}
         path
     }
+
+    /// Leaves room for so much more: the failure then comes later.
+    fn leave(filler: &Path, bytes: u64) {
+        let file = File::options().write(true).open(filler).unwrap();
+        let len = file.metadata().unwrap().len();
+        file.set_len(len - bytes).unwrap();
+    }
 }
 
 impl Drop for SmallDisk {
@@ -62,9 +69,12 @@ fn a_packed_segment_that_does_not_fit_leaves_nothing() {
     let filler = disk.fill();
     let chunks: Vec<Vec<u8>> = (0..100).map(|seed| noise(seed, 60_000)).collect();
     let slices: Vec<&[u8]> = chunks.iter().map(Vec::as_slice).collect();
-    let error = store.write_packed(&slices).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NoSpace, "{error:?}");
-    assert_eq!(store.segments().count(), 0);
+    for more in [0, 8192, 1 << 20, 4 << 20] {
+        SmallDisk::leave(&filler, more);
+        let error = store.write_packed(&slices).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoSpace, "{error:?}");
+        assert_eq!(store.segments().count(), 0);
+    }
     std::fs::remove_file(filler).unwrap();
     let (segment, places) = store.write_packed(&slices).unwrap();
     assert!(store.scrub_segment(segment, &mut |_| {}).unwrap().is_empty());
@@ -77,15 +87,19 @@ fn a_seal_without_room_for_its_table_leaves_a_staging_file() {
     let Some(disk) = SmallDisk::mount(160) else { return };
     Store::create(disk.path()).unwrap();
     let store = open(&disk);
-    let bytes = noise(1, 1_000_000);
+    let bytes = noise(1, 8_000_000);
     let (segment, file) = stage(&store, &bytes);
     let chunks = chunk(&store, &file, bytes.len() as u64);
+    assert!(chunks.len() * 49 > 4 * 4096);
     let filler = disk.fill();
-    let error = store.seal_verbatim(segment, &file, bytes.len() as u64, &chunks).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NoSpace, "{error:?}");
-    assert!(store.load_table(segment).unwrap().is_none());
-    for part in [Part::Table, Part::TableDraft] {
-        assert!(!store.layout.exists(segment, part).unwrap(), "{part:?}");
+    for more in [0, 4096, 8192] {
+        SmallDisk::leave(&filler, more);
+        let error = store.seal_verbatim(segment, &file, bytes.len() as u64, &chunks).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoSpace, "{error:?}");
+        assert!(store.load_table(segment).unwrap().is_none());
+        for part in [Part::Table, Part::TableDraft] {
+            assert!(!store.layout.exists(segment, part).unwrap(), "{part:?}");
+        }
     }
     std::fs::remove_file(filler).unwrap();
     store.seal_verbatim(segment, &file, bytes.len() as u64, &chunks).unwrap();

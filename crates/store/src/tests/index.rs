@@ -111,6 +111,11 @@ fn a_lost_index_is_noticed_until_a_rebuild_has_ended() {
     let store = Store::open(dir.path(), &options()).unwrap();
     assert!(!store.index_was_lost());
     assert!(store.find(&ids).unwrap().iter().all(Option::is_some));
+
+    // Also a rebuild of a good index that is cut short.
+    let cut_short =
+        store.index.rebuild(|| Err::<(), _>(StoreError::NotSealed { segment: SegmentId(1) }));
+    assert!(cut_short.is_err() && store.index_was_lost());
 }
 
 #[test]
@@ -142,4 +147,26 @@ fn a_damaged_index_never_keeps_the_store_from_opening() {
         store.rebuild_index(&mut |_| {}).unwrap();
         assert!(store.find(&ids).unwrap().iter().all(Option::is_some), "{}", path.display());
     }
+}
+
+#[test]
+fn many_small_writes_reach_the_disk_instead_of_filling_memory() {
+    // The engine's single worker used to wait forever for room in the channel that only it empties,
+    // once enough commits had poked it. From then on everything stayed in memory.
+    let (_dir, store) = empty_store();
+    let location = raw_location(
+        SegmentId(64),
+        &Chunk { file_offset_bytes: 0, len_bytes: 9, id: ChunkId::of(b"x") },
+    );
+    for first in (0..200_000_u64).step_by(20) {
+        let entries: Vec<_> =
+            (first..first + 20).map(|n| (ChunkId::of(&n.to_le_bytes()), location, 9)).collect();
+        store.index_chunks(&entries).unwrap();
+    }
+    assert!(!store.index_was_lost());
+    let written = (0..1000).any(|_| {
+        librorum_sys::clock::sleep(std::time::Duration::from_millis(10));
+        store.index.is_at_rest()
+    });
+    assert!(written, "memtables wait to be written");
 }

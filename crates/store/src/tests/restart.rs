@@ -90,6 +90,8 @@ fn a_store_opens_only_where_there_is_one() {
     let error = Store::open(dir.path(), &options()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}");
     Store::create(dir.path()).unwrap();
+    let error = Store::create(dir.path()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "its ids must not begin anew");
     drop(Store::open(dir.path(), &options()).unwrap());
     std::fs::remove_file(dir.path().join("ids")).unwrap();
     let error = Store::open(dir.path(), &options()).unwrap_err();

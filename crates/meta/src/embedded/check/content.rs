@@ -25,24 +25,46 @@ struct PageTally {
 }
 
 impl Checker<'_> {
-    pub(super) fn content(&mut self) -> Result<()> {
+    pub(super) fn content(&mut self, staged_count: u64) -> Result<()> {
         self.bodies()?;
         let named_by_page = self.pages()?;
-        self.references(named_by_page)?;
+        self.references(named_by_page, staged_count)?;
         self.condemned()
     }
 
-    /// M10: what is beside an inode is what its content says, merged in inode order.
+    /// M10: what is beside an inode is what its content says. Both tables are in inode order, so
+    /// one pass over each is enough.
     fn bodies(&mut self) -> Result<()> {
         let mut faults = Vec::new();
-        let view = &self.view;
-        view.scan_all(Table::Bodies, &mut |key, value| {
+        let mut missing = Vec::new();
+        let mut inodes = self.view.entries(Table::Inodes);
+        let mut next_inode =
+            move || -> Result<Option<(Slice, Slice)>> { inodes.next().transpose() };
+        let mut inode = next_inode()?;
+        // An inode that no body came by for.
+        let mut lonely = |key: &Slice, value: &Slice| {
+            let record = key::parse_inode(key).map(|ino| Record::decode(ino, value));
+            if let Some(Ok(record)) = record
+                && needs_body(&record.inode)
+            {
+                missing.push(record.inode.ino);
+            }
+        };
+        self.view.scan_all(Table::Bodies, &mut |key, value| {
+            while let Some((above, record)) = &inode
+                && above < key
+            {
+                lonely(above, record);
+                inode = next_inode()?;
+            }
             let Some(ino) = key::parse_inode(key) else {
                 faults.push((key.clone(), "M1", Mend::Possible, "has a key that cannot be"));
                 return Ok(true);
             };
-            let bytes = view.get(Table::Inodes, &key::inode(ino))?;
-            let record = bytes.and_then(|bytes| Record::decode(ino, &bytes).ok());
+            let record = match &inode {
+                Some((above, record)) if above == key => Record::decode(ino, record).ok(),
+                Some(_) | None => None,
+            };
             match (record, Body::decode(value)) {
                 (None, _) => {
                     faults.push((key.clone(), "M10", Mend::Possible, "belongs to no inode"));
@@ -57,8 +79,15 @@ impl Checker<'_> {
                     faults.push((key.clone(), "M10", Mend::Impossible, "cannot be read"));
                 }
             }
+            if inode.as_ref().is_some_and(|(above, _)| above == key) {
+                inode = next_inode()?;
+            }
             Ok(true)
         })?;
+        while let Some((above, record)) = &inode {
+            lonely(above, record);
+            inode = next_inode()?;
+        }
         for (key, rule, mend, why) in faults {
             let what = match key::parse_inode(&key) {
                 Some(ino) => format!("the body of {ino} {why}"),
@@ -80,20 +109,6 @@ impl Checker<'_> {
                 _ => self.set(Table::Bodies, key, None)?,
             }
         }
-        let mut missing = Vec::new();
-        self.view.scan_all(Table::Inodes, &mut |key, value| {
-            let Some(ino) = key::parse_inode(key) else { return Ok(true) };
-            let Ok(record) = Record::decode(ino, value) else { return Ok(true) };
-            let needs_body = record.inode.kind == FileKind::Symlink
-                || matches!(
-                    record.inode.content,
-                    Content::Inline | Content::Sealed | Content::Overlay { .. }
-                );
-            if needs_body && self.view.get(Table::Bodies, key)?.is_none() {
-                missing.push(ino);
-            }
-            Ok(true)
-        })?;
         for ino in missing {
             self.violation("M10", Mend::Impossible, format_args!("{ino} has lost its content"));
         }
@@ -123,10 +138,7 @@ impl Checker<'_> {
         }
     }
 
-    fn page_window(
-        &mut self,
-        low: PageId,
-    ) -> Result<(BTreeMap<PageId, PageTally>, PageId, u64)> {
+    fn page_window(&mut self, low: PageId) -> Result<(BTreeMap<PageId, PageTally>, PageId, u64)> {
         let mut window: BTreeMap<PageId, PageTally> = BTreeMap::new();
         let mut high = PageId([0xff; 32]);
         let mut damaged: Vec<(Slice, Option<DecodeError>)> = Vec::new();
@@ -168,14 +180,19 @@ impl Checker<'_> {
         })?;
         let mut miscounted = Vec::new();
         let (start, end) = (key::page_count(low), key::page_count(high));
-        view.scan(Table::References, from(&start), &[&end[..], &[0]].concat(), &mut |key, value| {
-            let page = key::parse_page_count(key);
-            match page.map(|page| (page, decode_count(page, value))) {
-                Some((page, Ok(count))) => window.entry(page).or_default().count = Some(count),
-                Some((_, Err(_))) | None => miscounted.push(key.clone()),
-            }
-            Ok(true)
-        })?;
+        view.scan(
+            Table::References,
+            from(&start),
+            &[&end[..], &[0]].concat(),
+            &mut |key, value| {
+                let page = key::parse_page_count(key);
+                match page.map(|page| (page, decode_count(page, value))) {
+                    Some((page, Ok(count))) => window.entry(page).or_default().count = Some(count),
+                    Some((_, Err(_))) | None => miscounted.push(key.clone()),
+                }
+                Ok(true)
+            },
+        )?;
         for (key, error) in damaged {
             match error {
                 // Its files cannot be read, and must not be read as zeros.
@@ -228,7 +245,11 @@ impl Checker<'_> {
                         if !tally.has_bytes {
                             faults.push((ino, entry, "is missing"));
                         } else if tally.range.is_some_and(|found| found != range) {
-                            faults.push((ino, entry, "covers another range than its manifest says"));
+                            faults.push((
+                                ino,
+                                entry,
+                                "covers another range than its manifest says",
+                            ));
                         }
                     }
                     None => faults.push((ino, entry, "is missing")),
@@ -242,7 +263,8 @@ impl Checker<'_> {
     fn page_tally(&mut self, page: PageId, tally: &PageTally) -> Result<()> {
         let expected = (tally.found > 0).then_some(tally.found);
         if tally.count != expected {
-            let what = format_args!("page {page} is counted {:?} times, not {expected:?}", tally.count);
+            let what =
+                format_args!("page {page} is counted {:?} times, not {expected:?}", tally.count);
             if self.violation("M12", Mend::Possible, what) {
                 let value = expected.map(|count| Slice::from(encode_count(count)));
                 self.set(Table::References, key::page_count(page), value)?;
@@ -258,8 +280,9 @@ impl Checker<'_> {
     }
 
     /// M13, the other way round: whatever a reference says is so.
-    fn references(&mut self, named_by_page: u64) -> Result<()> {
+    fn references(&mut self, named_by_page: u64, staged_count: u64) -> Result<()> {
         let mut by_page = 0_u64;
+        let mut by_staged = 0_u64;
         let mut doomed = Vec::new();
         let mut odd = Vec::new();
         let view = &self.view;
@@ -270,8 +293,9 @@ impl Checker<'_> {
                 Some((segment, Referrer::Inode(ino))) => {
                     let bytes = view.get(Table::Inodes, &key::inode(ino))?;
                     let record = bytes.and_then(|bytes| Record::decode(ino, &bytes).ok());
-                    if record.and_then(|record| record.inode.content.staging()) != Some(segment) {
-                        doomed.push(key.clone());
+                    match record.and_then(|record| record.inode.content.staging()) {
+                        Some(staging) if staging == segment => by_staged += 1,
+                        Some(_) | None => doomed.push(key.clone()),
                     }
                 }
                 None => odd.push(key.clone()),
@@ -313,7 +337,7 @@ impl Checker<'_> {
                 self.set(Table::References, key, None)?;
             }
         }
-        self.staging_references()
+        if by_staged == staged_count { Ok(()) } else { self.staging_references() }
     }
 
     /// A segment whose false reference went may have no other; then it is to be swept. Condemned
@@ -392,15 +416,23 @@ impl Checker<'_> {
     }
 }
 
+fn needs_body(inode: &Inode) -> bool {
+    match inode.content {
+        Content::Inline | Content::Sealed | Content::Overlay { .. } => {
+            inode.kind == FileKind::Regular
+        }
+        Content::Empty | Content::Staged { .. } => inode.kind == FileKind::Symlink,
+    }
+}
+
 /// Why a body does not go with its inode, and whether it may be taken away.
 fn mismatch(inode: &Inode, body: &Body) -> Option<(Mend, &'static str)> {
     match (inode.kind, inode.content, body) {
         (FileKind::Symlink, _, Body::Symlink(target)) => (target.len() as u64 != inode.size_bytes)
             .then_some((Mend::Impossible, "has another length than its inode says")),
-        (FileKind::Regular, Content::Inline, Body::Inline(bytes)) => {
-            (bytes.len() as u64 != inode.size_bytes)
-                .then_some((Mend::Impossible, "has another length than its inode says"))
-        }
+        (FileKind::Regular, Content::Inline, Body::Inline(bytes)) => (bytes.len() as u64
+            != inode.size_bytes)
+            .then_some((Mend::Impossible, "has another length than its inode says")),
         (FileKind::Regular, Content::Sealed, Body::Manifest(entries)) => {
             let end_bytes = entries.last().map_or(0, |last| last.end_bytes);
             (end_bytes > inode.size_bytes)

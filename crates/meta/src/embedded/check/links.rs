@@ -17,6 +17,8 @@ pub(super) struct Found {
     pub ino_max: Ino,
 }
 
+type Window = BTreeMap<Ino, Tally>;
+
 /// What the dentries say about an inode of the window.
 #[derive(Debug)]
 struct Tally {
@@ -24,6 +26,8 @@ struct Tally {
     nlink: u32,
     parent: Ino,
     entry_count: u64,
+    is_staged: bool,
+    has_xattrs: bool,
     /// Dentries that lead here.
     name_count: u32,
     /// Whether one of them is in the directory that a directory says is its parent.
@@ -41,10 +45,10 @@ impl Checker<'_> {
         let mut found = Found { stats: MetaStats::default(), ino_max: Ino(0) };
         let mut low = 0;
         loop {
-            let (window, high) = self.inode_window(low, &mut found)?;
-            self.dentries_against(low, high, window)?;
-            self.sets_against(low, high)?;
-            self.xattrs_against(low, high)?;
+            let (mut window, high) = self.inode_window(low, &mut found)?;
+            self.dentries_against(low, high, &mut window)?;
+            self.sets_against(low, high, &window)?;
+            self.xattrs_against(low, high, &window)?;
             if high == u64::MAX {
                 break;
             }
@@ -55,11 +59,7 @@ impl Checker<'_> {
     }
 
     /// Reads the next inodes from `low` on: the window, and the last number that it speaks for.
-    fn inode_window(
-        &mut self,
-        low: u64,
-        found: &mut Found,
-    ) -> Result<(BTreeMap<Ino, Tally>, u64)> {
+    fn inode_window(&mut self, low: u64, found: &mut Found) -> Result<(Window, u64)> {
         let mut window = BTreeMap::new();
         let mut damaged = Vec::new();
         let mut odd = Vec::new();
@@ -93,7 +93,8 @@ impl Checker<'_> {
         for key in odd {
             match key::parse_inode(&key) {
                 Some(ino) => {
-                    let what = format_args!("{ino} has content or a size that its kind cannot have");
+                    let what =
+                        format_args!("{ino} has content or a size that its kind cannot have");
                     if self.violation("M18", Mend::Possible, what) {
                         self.fix_record(ino, settle)?;
                     }
@@ -112,7 +113,7 @@ impl Checker<'_> {
     }
 
     /// Puts what can be salvaged in place of a record, so that what it led to keeps its names.
-    fn replace_lost(&mut self, ino: Ino, window: &mut BTreeMap<Ino, Tally>) -> Result<()> {
+    fn replace_lost(&mut self, ino: Ino, window: &mut Window) -> Result<()> {
         let salvaged = self.salvage(ino)?;
         if let Some(record) = &salvaged {
             window.insert(ino, Tally::new(record));
@@ -130,12 +131,7 @@ impl Checker<'_> {
     }
 
     /// M2 to M6: one pass over all dentries, counting what concerns the window.
-    fn dentries_against(
-        &mut self,
-        low: u64,
-        high: u64,
-        mut window: BTreeMap<Ino, Tally>,
-    ) -> Result<()> {
+    fn dentries_against(&mut self, low: u64, high: u64, window: &mut Window) -> Result<()> {
         let within = |ino: Ino| ino.0 >= low && ino.0 <= high;
         // A handful, unless the volume is in ruins.
         let mut faults = Vec::new();
@@ -143,9 +139,8 @@ impl Checker<'_> {
         let view = &self.view;
         let core = self.core;
         view.scan_all(Table::Dentries, &mut |key, value| {
-            let parts = key::parse_dentry(key).map(|(parent, cookie, name)| {
-                (parent, cookie, name, Target::decode(value))
-            });
+            let parts = key::parse_dentry(key)
+                .map(|(parent, cookie, name)| (parent, cookie, name, Target::decode(value)));
             let Some((parent, cookie, name, Ok(target))) = parts else {
                 // Once, not once per window.
                 if low == 0 {
@@ -197,8 +192,8 @@ impl Checker<'_> {
         for (key, fault) in faults {
             self.dentry_fault(&key, &fault)?;
         }
-        for (ino, tally) in window {
-            self.tally(ino, &tally)?;
+        for (&ino, tally) in &*window {
+            self.tally(ino, tally)?;
         }
         Ok(())
     }
@@ -303,7 +298,8 @@ impl Checker<'_> {
         view.scan_all(Table::Inodes, &mut |key, value| {
             let Some(ino) = key::parse_inode(key) else { return Ok(true) };
             let Ok(record) = Record::decode(ino, value) else { return Ok(true) };
-            if record.inode.kind != FileKind::Directory || record.inode.nlink == 0 {
+            let inode = &record.inode;
+            if inode.kind != FileKind::Directory || inode.nlink == 0 || ino == Ino::ROOT {
                 return Ok(true);
             }
             let mut path = vec![ino];
@@ -339,12 +335,17 @@ impl Checker<'_> {
             }
             let mut doomed = Vec::new();
             let start = key::dentry_start(parent, 0);
-            self.view.scan(Table::Dentries, from(&start), &key::behind(parent.0), &mut |key, value| {
-                if Target::decode(value).is_ok_and(|target| target.ino == ino) {
-                    doomed.push(key.clone());
-                }
-                Ok(true)
-            })?;
+            self.view.scan(
+                Table::Dentries,
+                from(&start),
+                &key::behind(parent.0),
+                &mut |key, value| {
+                    if Target::decode(value).is_ok_and(|target| target.ino == ino) {
+                        doomed.push(key.clone());
+                    }
+                    Ok(true)
+                },
+            )?;
             for key in doomed {
                 self.set(Table::Dentries, key, None)?;
             }
@@ -401,95 +402,54 @@ impl Checker<'_> {
     }
 
     /// M8 and M9: the sets have exactly the inodes of the window that belong in them.
-    fn sets_against(&mut self, low: u64, high: u64) -> Result<()> {
-        type Parse = fn(&[u8]) -> Option<Ino>;
-        type Belongs = fn(&Inode) -> bool;
-        let sets: [(&str, u8, fn(Ino) -> [u8; 9], Parse, Belongs); 2] = [
-            ("M8", key::ORPHAN, key::orphan, key::parse_orphan, |inode| inode.nlink == 0),
-            ("M9", key::STAGED, key::staged, key::parse_staged, |inode| {
-                inode.content.staging().is_some()
-            }),
-        ];
-        for (rule, tag, make, parse, belongs) in sets {
-            let mut extra = Vec::new();
+    fn sets_against(&mut self, low: u64, high: u64, window: &Window) -> Result<()> {
+        for set in &SETS {
+            let mut members = BTreeSet::new();
             let mut odd = Vec::new();
-            let mut member_count = 0_u64;
-            let view = &self.view;
-            let (start, end) = (make(Ino(low)), [tag + 1]);
-            view.scan(Table::Small, from(&start), &end, &mut |key, _| {
-                let Some(ino) = parse(key) else {
-                    odd.push(key.clone());
-                    return Ok(true);
-                };
-                if ino.0 > high {
-                    return Ok(false);
-                }
-                let bytes = view.get(Table::Inodes, &key::inode(ino))?;
-                let record = bytes.and_then(|bytes| Record::decode(ino, &bytes).ok());
-                match record {
-                    Some(record) if belongs(&record.inode) => member_count += 1,
-                    Some(_) | None => extra.push(ino),
+            let (start, end) = ((set.key)(Ino(low)), [set.tag + 1]);
+            self.view.scan(Table::Small, from(&start), &end, &mut |key, _| {
+                match (set.parse)(key) {
+                    Some(ino) if ino.0 > high => return Ok(false),
+                    Some(ino) => {
+                        members.insert(ino);
+                    }
+                    None => odd.push(key.clone()),
                 }
                 Ok(true)
             })?;
             for key in odd {
                 self.odd_key(Table::Small, &key)?;
             }
-            for ino in extra {
-                let what = format_args!("{ino} is in a set that it does not belong to");
-                if self.violation(rule, Mend::Possible, what) {
-                    self.set(Table::Small, make(ino), None)?;
+            for (ino, tally) in window {
+                let what = format_args!("{ino} is missing from the {} inodes", set.name);
+                if (set.belongs)(tally)
+                    && !members.remove(ino)
+                    && self.violation(set.rule, Mend::Possible, what)
+                {
+                    self.set(Table::Small, (set.key)(*ino), Some(Slice::empty()))?;
                 }
             }
-            self.missing_members(low, high, (rule, make, belongs), member_count)?;
-        }
-        Ok(())
-    }
-
-    fn missing_members(
-        &mut self,
-        low: u64,
-        high: u64,
-        (rule, make, belongs): (&str, fn(Ino) -> [u8; 9], fn(&Inode) -> bool),
-        member_count: u64,
-    ) -> Result<()> {
-        let mut belonging = 0_u64;
-        let mut missing = Vec::new();
-        let view = &self.view;
-        view.scan(Table::Inodes, from(&key::inode(Ino(low))), &[0xff; 9], &mut |key, value| {
-            let Some(ino) = key::parse_inode(key) else { return Ok(true) };
-            if ino.0 > high {
-                return Ok(false);
-            }
-            if Record::decode(ino, value).is_ok_and(|record| belongs(&record.inode)) {
-                belonging += 1;
-                if view.get(Table::Small, &make(ino))?.is_none() {
-                    missing.push(ino);
+            // What belonged has been taken out.
+            for ino in members {
+                let what = format_args!("{ino} is wrongly among the {} inodes", set.name);
+                if self.violation(set.rule, Mend::Possible, what) {
+                    self.set(Table::Small, (set.key)(ino), None)?;
                 }
-            }
-            Ok(true)
-        })?;
-        debug_assert!(belonging >= member_count, "members are counted by the same test");
-        for ino in missing {
-            let what = format_args!("{ino} is missing from a set that it belongs to");
-            if self.violation(rule, Mend::Possible, what) {
-                self.set(Table::Small, make(ino), Some(Slice::empty()))?;
             }
         }
         Ok(())
     }
 
     /// M15: attributes belong to inodes that say they have some.
-    fn xattrs_against(&mut self, low: u64, high: u64) -> Result<()> {
-        let mut with_xattrs = BTreeSet::new();
+    fn xattrs_against(&mut self, low: u64, high: u64, window: &Window) -> Result<()> {
+        let mut owners = BTreeSet::new();
         let mut odd = Vec::new();
         let start = key::inode(Ino(low));
-        let view = &self.view;
-        view.scan(Table::Xattrs, from(&start), &[0xff; 300], &mut |key, _| {
+        self.view.scan(Table::Xattrs, from(&start), &[0xff; 300], &mut |key, _| {
             match key::parse_xattr(key) {
                 Some((ino, _)) if ino.0 > high => return Ok(false),
                 Some((ino, name)) if !name.is_empty() => {
-                    with_xattrs.insert(ino);
+                    owners.insert(ino);
                 }
                 Some(_) | None => odd.push(key.clone()),
             }
@@ -498,44 +458,64 @@ impl Checker<'_> {
         for key in odd {
             self.odd_key(Table::Xattrs, &key)?;
         }
-        for &ino in &with_xattrs {
-            if self.record(ino)?.is_some() {
-                continue;
+        for (ino, tally) in window {
+            let has = owners.remove(ino);
+            let what = format_args!("whether {ino} has attributes should be {has}");
+            if has != tally.has_xattrs && self.violation("M15", Mend::Possible, what) {
+                self.fix_record(*ino, |record| record.inode.has_xattrs = has)?;
             }
+        }
+        for ino in owners {
             let what = format_args!("{ino} has attributes but does not exist");
             if self.violation("M15", Mend::Possible, what) {
                 let mut doomed = Vec::new();
                 let start = key::inode(ino);
-                self.view.scan(Table::Xattrs, from(&start), &key::behind(ino.0), &mut |key, _| {
-                    doomed.push(key.clone());
-                    Ok(true)
-                })?;
+                self.view.scan(
+                    Table::Xattrs,
+                    from(&start),
+                    &key::behind(ino.0),
+                    &mut |key, _| {
+                        doomed.push(key.clone());
+                        Ok(true)
+                    },
+                )?;
                 for key in doomed {
                     self.set(Table::Xattrs, key, None)?;
                 }
             }
         }
-        let mut wrong = Vec::new();
-        self.view.scan(Table::Inodes, from(&start), &[0xff; 9], &mut |key, value| {
-            let Some(ino) = key::parse_inode(key) else { return Ok(true) };
-            if ino.0 > high {
-                return Ok(false);
-            }
-            let has = with_xattrs.contains(&ino);
-            if Record::decode(ino, value).is_ok_and(|record| record.inode.has_xattrs != has) {
-                wrong.push((ino, has));
-            }
-            Ok(true)
-        })?;
-        for (ino, has) in wrong {
-            let what = format_args!("whether {ino} has attributes should be {has}");
-            if self.violation("M15", Mend::Possible, what) {
-                self.fix_record(ino, |record| record.inode.has_xattrs = has)?;
-            }
-        }
         Ok(())
     }
 }
+
+/// A set of inodes that is stored beside them.
+struct Set {
+    rule: &'static str,
+    name: &'static str,
+    tag: u8,
+    key: fn(Ino) -> [u8; 9],
+    parse: fn(&[u8]) -> Option<Ino>,
+    belongs: fn(&Tally) -> bool,
+}
+
+const SETS: [Set; 2] = [
+    Set {
+        rule: "M8",
+        name: "orphaned",
+        tag: key::ORPHAN,
+        key: key::orphan,
+        parse: key::parse_orphan,
+        belongs: |tally| tally.nlink == 0,
+    },
+    Set {
+        rule: "M9",
+        name: "staged",
+        tag: key::STAGED,
+        key: key::staged,
+        parse: key::parse_staged,
+        belongs: |tally| tally.is_staged,
+    },
+];
 
 #[derive(Debug)]
 enum Fault {
@@ -554,6 +534,8 @@ impl Tally {
             nlink: record.inode.nlink,
             parent: record.inode.parent,
             entry_count: record.entry_count,
+            is_staged: record.inode.content.staging().is_some(),
+            has_xattrs: record.inode.has_xattrs,
             name_count: 0,
             in_parent: false,
             first_parent: None,

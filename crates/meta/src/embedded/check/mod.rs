@@ -101,7 +101,7 @@ enum Mend {
 impl Checker<'_> {
     fn run(&mut self) -> Result<()> {
         let found = self.links()?;
-        self.content()?;
+        self.content(found.stats.staged_count)?;
         self.state(&found)
     }
 
@@ -136,9 +136,9 @@ impl Checker<'_> {
     fn fix_record(&mut self, ino: Ino, fix: impl FnOnce(&mut Record)) -> Result<()> {
         let pending = self.change.layer.get(Table::Inodes, &key::inode(ino)).cloned();
         let record = match pending {
-            Some(Some(bytes)) => Some(
-                Record::decode(ino, &bytes).map_err(|source| corrupt("inodes", ino, source))?,
-            ),
+            Some(Some(bytes)) => {
+                Some(Record::decode(ino, &bytes).map_err(|source| corrupt("inodes", ino, source))?)
+            }
             Some(None) => None,
             None => self.core.record_uncached(ino)?,
         };
@@ -172,10 +172,15 @@ impl Checker<'_> {
             Some(Err(_)) | None => {
                 let mut has_entries = ino == Ino::ROOT;
                 let start = key::dentry_start(ino, 0);
-                self.view.scan(Table::Dentries, from(&start), &key::behind(ino.0), &mut |_, _| {
-                    has_entries = true;
-                    Ok(false)
-                })?;
+                self.view.scan(
+                    Table::Dentries,
+                    from(&start),
+                    &key::behind(ino.0),
+                    &mut |_, _| {
+                        has_entries = true;
+                        Ok(false)
+                    },
+                )?;
                 return Ok(has_entries.then(|| lost_record(ino, FileKind::Directory)));
             }
         }
