@@ -14,7 +14,7 @@ use crate::status::{find_volume, holder};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  librorum fsck /srv/volume --read-data\n\nExit codes: 0 clean, 1 damage mended, 4 damage left, 8 could not be checked."
+    after_help = "Example:\n  librorum fsck /srv/volume --read-data\n\nExit codes: 0 no damage, 1 damage mended, 4 damage left, 8 could not be checked."
 )]
 pub(crate) struct Fsck {
     /// The volume's folder. It must not be mounted.
@@ -62,7 +62,11 @@ impl Report {
     }
 
     fn left(&self) -> usize {
-        self.findings.iter().filter(|finding| !finding.repaired).count()
+        self.findings.iter().filter(|finding| finding.damage && !finding.repaired).count()
+    }
+
+    fn mended(&self) -> usize {
+        self.findings.iter().filter(|finding| finding.damage && finding.repaired).count()
     }
 }
 
@@ -75,13 +79,17 @@ impl Fsck {
             return ExitCode::from(8);
         }
         let left = report.left();
-        let mended = report.findings.len() - left;
+        let mended = report.mended();
         if json {
             println!("{}", json!({ "findings": report.findings, "left": left, "mended": mended }));
         } else if report.findings.is_empty() {
             println!("{} is clean.", self.volume.display());
         } else {
-            println!("{mended} mended, {left} left.");
+            let leftovers = report.findings.len() - left - mended;
+            println!(
+                "{mended} damages mended, {left} left; {leftovers} leftovers of a crash, which the \
+                 next mount gives back."
+            );
         }
         ExitCode::from(match (left, mended) {
             (0, 0) => 0,
@@ -152,6 +160,7 @@ fn remote_finding(value: &Value) -> Finding {
         invariant: text("invariant"),
         message: text("message"),
         repaired: value["repaired"].as_bool().unwrap_or(false),
+        damage: value["damage"].as_bool().unwrap_or(true),
     }
 }
 

@@ -249,6 +249,9 @@ impl Mount {
             }
         })?;
         self.announce(fs, volume_dir, mountpoint, made, json);
+        if self.notify_parent {
+            detach_output(volume_dir).context("cannot open the volume's log")?;
+        }
         let serving = std::thread::Builder::new().name("serve".to_owned()).spawn(move || {
             let served = session.serve();
             drop(ended.send(Some(served)));
@@ -343,6 +346,15 @@ impl Mount {
         println!("Unmount it with: librorum umount {}", mountpoint.display());
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// From here on nobody reads our output: a pipe that we kept open would keep its reader waiting.
+/// What we log goes to a file in the volume.
+fn detach_output(volume_dir: &Path) -> std::io::Result<()> {
+    let log = std::fs::OpenOptions::new().append(true).create(true).open(volume_dir.join("log"))?;
+    rustix::stdio::dup2_stderr(&log)?;
+    rustix::stdio::dup2_stdout(&log)?;
+    Ok(())
 }
 
 fn announcement(volume: &Path, mountpoint: &Path, made: bool, passthrough: bool) -> String {

@@ -39,6 +39,9 @@ pub struct Finding {
     pub message: String,
     /// Whether it was mended.
     pub repaired: bool,
+    /// Whether anything is lost or wrong. What a crash leaves behind takes space, but is neither,
+    /// and the next mount gives it back.
+    pub damage: bool,
 }
 
 /// Tables are kept for this many segments at a time.
@@ -60,7 +63,7 @@ impl Fs {
         report: &mut dyn FnMut(Finding),
     ) -> Result<()> {
         self.meta.check(options.repair, &mut |message| report(metadata_finding(&message)))?;
-        let without_table = self.check_files(progress, report)?;
+        let without_table = self.check_files(options.repair, progress, report)?;
         if options.repair && !without_table.is_empty() {
             self.rebuild_tables(&without_table, report)?;
         }
@@ -86,6 +89,7 @@ impl Fs {
     /// F1, F2 and F3. Answers the segments that have bytes but no table.
     fn check_files(
         &self,
+        repair: bool,
         progress: &mut dyn FnMut(Progress),
         report: &mut dyn FnMut(Finding),
     ) -> Result<Vec<SegmentId>> {
@@ -96,7 +100,7 @@ impl Fs {
         let mut after = Ino(0);
         loop {
             let page = self.meta.inodes(after, PAGE)?;
-            let Some(last) = page.last() else { return Ok(without_table) };
+            let Some(last) = page.last() else { break };
             after = last.ino;
             for inode in page {
                 done += 1;
@@ -110,6 +114,7 @@ impl Fs {
                             inode.ino
                         ),
                         repaired: false,
+                        damage: true,
                     });
                 }
                 if let Some(segment) = inode.content.staging()
@@ -123,6 +128,7 @@ impl Fs {
                             inode.ino
                         ),
                         repaired: false,
+                        damage: false,
                     });
                 }
                 if !matches!(inode.content, Content::Sealed | Content::Overlay { .. }) {
@@ -134,6 +140,18 @@ impl Fs {
             }
             progress(Progress { phase: "checking files", done, total, unit: "files" });
         }
+        // With repair, whoever writes them anew says how that went.
+        for segment in without_table.iter().filter(|_| !repair) {
+            report(Finding {
+                invariant: "F3".to_owned(),
+                message: format!(
+                    "segment {segment} has no readable chunk table; --repair writes it anew"
+                ),
+                repaired: false,
+                damage: true,
+            });
+        }
+        Ok(without_table)
     }
 
     fn check_extent(
@@ -161,13 +179,6 @@ impl Fs {
                     };
                     if table.is_none() && !without_table.contains(&segment) {
                         without_table.push(segment);
-                        report(Finding {
-                            invariant: "F3".to_owned(),
-                            message: format!(
-                                "segment {segment} has no readable chunk table; --repair writes it anew"
-                            ),
-                            repaired: false,
-                        });
                     }
                     Some((len, table))
                 }
@@ -184,6 +195,7 @@ impl Fs {
                     extent.chunk, location.offset_bytes
                 ),
                 repaired: false,
+                damage: true,
             });
         };
         match &tables[&segment] {
@@ -264,7 +276,7 @@ impl Fs {
                      its intact chunks stay readable"
                 )
             };
-            report(Finding { invariant: "F3".to_owned(), message, repaired: sound });
+            report(Finding { invariant: "F3".to_owned(), message, repaired: sound, damage: true });
         }
         Ok(())
     }
@@ -282,6 +294,7 @@ impl Fs {
                 invariant: "F4".to_owned(),
                 message: format!("nothing names segment {segment} ({bytes} bytes long)"),
                 repaired: repair,
+                damage: false,
             });
             leftovers.push(segment);
         }
@@ -333,6 +346,7 @@ impl Fs {
                     invariant: "F5".to_owned(),
                     message: format!("segment {segment}: {}", describe(&damage)),
                     repaired: false,
+                    damage: true,
                 });
             }
         }
@@ -379,7 +393,7 @@ impl Fs {
 fn metadata_finding(message: &str) -> Finding {
     let (invariant, rest) = message.split_once(": ").unwrap_or(("M", message));
     let repaired = rest.ends_with("(repaired)");
-    Finding { invariant: invariant.to_owned(), message: rest.to_owned(), repaired }
+    Finding { invariant: invariant.to_owned(), message: rest.to_owned(), repaired, damage: true }
 }
 
 fn describe(damage: &Damage) -> String {

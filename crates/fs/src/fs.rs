@@ -364,7 +364,7 @@ impl Fs {
         self.sync()?;
         self.reclaim_now()?;
         self.sync()?;
-        self.mark_closed()
+        if self.reclaim.is_scan_pending() { Ok(()) } else { self.mark_closed() }
     }
 
     /// The node of `ino`, with its state's `data` loaded from the metadata.

@@ -65,6 +65,11 @@ impl Reclaim {
         lock(&self.state).scan_leftovers = true;
     }
 
+    /// Whether that search has not ended.
+    pub(crate) fn is_scan_pending(&self) -> bool {
+        lock(&self.state).scan_leftovers
+    }
+
     pub(crate) fn punch_later(&self, txn: TxnId, segment: SegmentId, ranges: Vec<(u64, u64)>) {
         lock(&self.state).punches.push(Punch { txn, segment, ranges });
     }
@@ -151,7 +156,7 @@ impl Fs {
     pub(crate) fn reclaim_now(&self) -> Result<()> {
         let (orphans, scan) = {
             let mut state = lock(&self.reclaim.state);
-            (std::mem::take(&mut state.orphans), std::mem::take(&mut state.scan_leftovers))
+            (std::mem::take(&mut state.orphans), state.scan_leftovers && !state.closed)
         };
         for ino in orphans {
             if let Some(node) = self.table.existing(ino) {
@@ -209,10 +214,11 @@ impl Fs {
                 leftovers.push(segment);
             }
             if lock(&self.reclaim.state).closed {
-                // The next mount looks again.
-                break;
+                // The volume stays marked, so the next mount looks again.
+                return Ok(());
             }
         }
+        lock(&self.reclaim.state).scan_leftovers = false;
         if !leftovers.is_empty() {
             tracing::info!(count = leftovers.len(), "files without a name are given back");
             self.meta.condemn(&leftovers)?;

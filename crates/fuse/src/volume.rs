@@ -181,10 +181,11 @@ impl Handler for VolumeHandler {
         let ino = Ino(ino);
         let mut found = None;
         if let Some(size_bytes) = change.size_bytes {
-            let truncated = self.fs.truncate(ino, size_bytes).map_err(failed)?;
+            let mut truncated = self.fs.truncate(ino, size_bytes).map_err(failed)?;
             // See fuser_session.rs: the flag that says so does not reach us.
             if caller.uid != 0 && truncated.inode.mode & 0o6000 != 0 {
                 self.fs.clear_set_id(ino).map_err(failed)?;
+                truncated = self.fs.attributes(ino).map_err(failed)?;
             }
             found = Some(truncated);
         }

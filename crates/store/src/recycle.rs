@@ -33,7 +33,9 @@ impl Store {
         }
         let file = self.layout.open_bytes(segment, OFlags::WRONLY)?;
         rustix::fs::ftruncate(&file, 0).map_err(on("empty", segment))?;
-        self.forget_content(segment);
+        // The set of verified chunks need not be searched: the old id was never sealed, and will
+        // never be seen again.
+        self.forget(segment);
         Ok(true)
     }
 

@@ -223,7 +223,7 @@ impl Store {
         written
     }
 
-    pub(crate) fn forget_content(&self, segment: SegmentId) {
+    fn forget_content(&self, segment: SegmentId) {
         self.forget(segment);
         self.verified.remove_segment(segment);
     }

@@ -299,6 +299,17 @@ impl Core {
         Ok(named)
     }
 
+    /// Whether a page names `segment`. One that only an inode names, as its staging file, is not
+    /// sealed: nobody else may come to share bytes that are about to change.
+    pub(super) fn segment_is_sealed(&self, segment: SegmentId) -> Result<bool> {
+        let mut sealed = false;
+        self.scan_references(segment, &mut |referrer| {
+            sealed = matches!(referrer, Referrer::Page(_));
+            Ok(!sealed)
+        })?;
+        Ok(sealed)
+    }
+
     pub(super) fn segment_is_owned_by(&self, segment: SegmentId, ino: Ino) -> Result<bool> {
         let _held = self.stripes.lock(&[ino]);
         let record = self.record_locked(ino)?.ok_or(MetaError::NoInode { ino })?;

@@ -141,7 +141,7 @@ impl<'a> Edit<'a> {
         let moves_pages = !self.pages_added.is_empty() || !self.pages_dropped.is_empty();
         let guard = (moves_staging || moves_pages).then(|| lock(&self.core.content));
         for &segment in &self.segments_needed {
-            if !self.core.segment_is_named(segment)? {
+            if !self.core.segment_is_sealed(segment)? {
                 references.resurrect(segment, Requirement::Known)?;
             }
         }

@@ -91,6 +91,8 @@ pub(super) struct Engine {
     durable: AtomicU64,
     pending_bytes: AtomicUsize,
     pending_bytes_max: usize,
+    /// What all memtables together may hold.
+    memtable_bytes: u64,
     /// The thread sleeps until somebody wakes it.
     idle: AtomicBool,
     flow: Mutex<Flow>,
@@ -127,7 +129,6 @@ pub(super) fn engine_error(error: fjall::Error) -> MetaError {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub cache_bytes: u64,
-    pub memtable_bytes: u64,
     pub journal_bytes: u64,
     pub open_files: usize,
 }
@@ -157,19 +158,11 @@ fn open_unguarded(path: &Path, limits: Limits) -> Result<Database> {
         .map_err(engine_error)
 }
 
-pub(super) fn open_tables(db: &Database, limits: Limits) -> Result<[Keyspace; TABLE_COUNT]> {
+pub(super) fn open_tables(db: &Database) -> Result<[Keyspace; TABLE_COUNT]> {
     let mut tables = Vec::with_capacity(TABLE_COUNT);
     for table in TABLES {
-        // Two tables take nearly all writes; the others share what is left.
-        let share = match table {
-            Table::Inodes | Table::Dentries => 4,
-            Table::Bodies | Table::Pages | Table::References => 8,
-            Table::Xattrs | Table::Small => 16,
-        };
-        let options = || {
-            KeyspaceCreateOptions::default()
-                .max_memtable_size((limits.memtable_bytes / share).max(256 << 10))
-        };
+        // The engine's own limit is off; see `Engine::rotate_full_memtables`.
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(u64::MAX);
         let keyspace = db.keyspace(TABLE_NAMES[table.index()], options).map_err(engine_error)?;
         tables.push(keyspace);
     }
@@ -184,7 +177,7 @@ impl Engine {
         tables: [Keyspace; TABLE_COUNT],
         state: State,
         gate: Gate,
-        pending_bytes_max: usize,
+        (pending_bytes_max, memtable_bytes): (usize, u64),
     ) -> Self {
         let txn = state.txn;
         Self {
@@ -195,6 +188,7 @@ impl Engine {
             durable: AtomicU64::new(txn.0),
             pending_bytes: AtomicUsize::new(0),
             pending_bytes_max,
+            memtable_bytes,
             idle: AtomicBool::new(false),
             flow: Mutex::new(Flow { committed: txn, durable: txn, ..Flow::default() }),
             wake: Condvar::new(),
@@ -421,6 +415,7 @@ impl Engine {
         let mut progress = Progress {
             committed: self.durable_txn(),
             marked,
+            memtable_bytes: [0; TABLE_COUNT],
             dirty_since: clock::monotonic(),
             marked_at: clock::monotonic(),
         };
@@ -547,6 +542,7 @@ impl Engine {
             progress.dirty_since = clock::monotonic();
         }
         progress.committed = state.txn;
+        self.rotate_full_memtables(&layer, progress)?;
         write_lock(&self.overlay).committing = None;
         self.pending_bytes.fetch_sub(layer.cost_bytes(), Ordering::Relaxed);
         // Freeing a large layer takes a while; nobody waits for it outside the lock.
@@ -557,8 +553,66 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Hands full memtables to the engine's flush worker, and waits while it is far behind.
+    ///
+    /// The engine would do it by itself, but fjall 3.1.13 then asks its worker anew at every write
+    /// until the worker comes to it, through a bounded channel that the worker itself sends on:
+    /// once the channel is full, nothing is ever flushed again (fjall pull request 323). One
+    /// request per full memtable cannot fill it.
+    fn rotate_full_memtables(
+        &self,
+        layer: &Layer,
+        progress: &mut Progress,
+    ) -> std::result::Result<(), Failure> {
+        for table in TABLES {
+            let written = &mut progress.memtable_bytes[table.index()];
+            *written += layer
+                .table(table)
+                .iter()
+                .map(|(key, value)| key.len() + value.as_ref().map_or(0, |value| value.len()))
+                .map(|len| len as u64 + MEMTABLE_ENTRY_BYTES)
+                .sum::<u64>();
+            if *written < self.memtable_limit_bytes(table) {
+                continue;
+            }
+            *written = 0;
+            let keyspace = &self.tables[table.index()];
+            keyspace.rotate_memtable().map_err(|error| self.describe(error))?;
+            let start = clock::monotonic();
+            while keyspace.sealed_memtable_count() > MEMTABLE_BACKLOG_MAX
+                && clock::monotonic() - start < FLUSH_PATIENCE
+            {
+                clock::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
+    }
+
+    /// Two tables take nearly all writes; the others share what is left.
+    fn memtable_limit_bytes(&self, table: Table) -> u64 {
+        let share = match table {
+            Table::Inodes | Table::Dentries => 4,
+            Table::Bodies | Table::Pages | Table::References => 8,
+            Table::Xattrs | Table::Small => 16,
+        };
+        (self.memtable_bytes / share).max(256 << 10)
+    }
+}
+
+/// What a memtable's entry costs beside key and value: a skip-list node.
+const MEMTABLE_ENTRY_BYTES: u64 = 96;
+
+/// Full memtables of a table that may wait for the flush worker.
+const MEMTABLE_BACKLOG_MAX: usize = 3;
+
+/// A worker that needs longer than this for one memtable has failed; the next commit will say so.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
+
 /// What the commit thread has done.
 struct Progress {
+    /// What has been written to each table's memtable since it was last handed over.
+    memtable_bytes: [u64; TABLE_COUNT],
     committed: TxnId,
     marked: TxnId,
     /// When the oldest operation that is committed but not durable was committed.

@@ -38,16 +38,18 @@ impl Mark {
             .open(path)
             .map_err(failed)?;
         let len = file.metadata().map_err(failed)?.len();
+        if len < 2 * SLOT_STRIDE_BYTES {
+            // Both slots have their blocks from the start: a full disk must not stop the mark.
+            let missing = vec![0; usize::try_from(2 * SLOT_STRIDE_BYTES - len).unwrap_or(0)];
+            file.write_all_at(&missing, len).and_then(|()| file.sync_data()).map_err(failed)?;
+        }
         let mut newest = None;
-        let mut damage = None;
+        let mut damaged = Vec::new();
         for slot in 0..2 {
-            if len < slot * SLOT_STRIDE_BYTES + SLOT_LEN as u64 {
-                continue;
-            }
             let mut bytes = [0; SLOT_LEN];
             file.read_exact_at(&mut bytes, slot * SLOT_STRIDE_BYTES).map_err(failed)?;
-            // A slot that was never written is a hole.
             if bytes == [0; SLOT_LEN] {
+                // Never written.
                 continue;
             }
             match decode(&bytes) {
@@ -55,14 +57,14 @@ impl Mark {
                     newest = Some((txn, slot));
                 }
                 Ok(_) => {}
-                Err(error) => damage = Some(error),
+                Err(error) => damaged.push(error),
             }
         }
-        let found = match (newest, damage) {
-            // One damaged slot is a torn write, whose mark was never relied on.
+        let found = match (newest, damaged.len()) {
             (Some((txn, _)), _) => Ok(txn),
-            (None, Some(error)) => Err(error),
-            (None, None) => Ok(TxnId(0)),
+            // One damaged slot is a torn write, whose mark nobody relied on yet.
+            (None, 0 | 1) => Ok(TxnId(0)),
+            (None, _) => Err(damaged.remove(0)),
         };
         let next_slot = newest.map_or(0, |(_, slot)| 1 - slot);
         Ok((Self { file, next_slot }, found))

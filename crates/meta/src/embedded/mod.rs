@@ -94,7 +94,6 @@ impl EmbeddedOptions {
     fn limits(&self) -> Limits {
         Limits {
             cache_bytes: self.cache_bytes,
-            memtable_bytes: self.memtable_bytes,
             journal_bytes: self.journal_bytes,
             open_files: self.open_files,
         }
@@ -157,7 +156,7 @@ impl Embedded {
         }
         journal::settle(&db_path)?;
         let db = engine::open_database(&db_path, options.limits())?;
-        let tables = engine::open_tables(&db, options.limits())?;
+        let tables = engine::open_tables(&db)?;
         let small = |key: [u8; 1], name: &str| {
             tables[Table::Small.index()]
                 .get(key)
@@ -177,7 +176,13 @@ impl Embedded {
         cookie_key[..16].copy_from_slice(&header.cookie_key);
         let gate = Gate::new(dir, options.reserve_bytes);
         let core = Arc::new(Core {
-            engine: Engine::new(db, tables, state, gate, options.pending_bytes),
+            engine: Engine::new(
+                db,
+                tables,
+                state,
+                gate,
+                (options.pending_bytes, options.memtable_bytes),
+            ),
             stripes: Stripes::new(),
             rename: Mutex::new(()),
             content: Mutex::new(()),
@@ -228,7 +233,7 @@ fn create(dir: &Path, db_path: &Path, options: &EmbeddedOptions) -> Result<()> {
         Err(source) => return Err(io_error("remove", &new_path, source)),
     }
     let db = engine::open_database(&new_path, options.limits())?;
-    let tables = engine::open_tables(&db, options.limits())?;
+    let tables = engine::open_tables(&db)?;
     let now = clock::now();
     let root = Record {
         inode: Inode {

@@ -129,6 +129,11 @@ fn punching_frees_blocks_and_leaves_other_chunks_alone() {
     assert!(freed > wanted / 2, "{freed} of {wanted}");
     assert_eq!(freed, (before.st_blocks - after.st_blocks).cast_unsigned() * 512);
     assert_eq!(before.st_size, after.st_size);
+    // Also the block that the file ends in: no data is left behind the last kept chunk's.
+    let behind =
+        end(&kept[kept.len() - 1]).next_multiple_of(u64::try_from(after.st_blksize).unwrap());
+    let data = rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(behind));
+    assert_eq!(data, Err(rustix::io::Errno::NXIO));
 
     for (extent, chunk) in extents(segment, &kept).iter().zip(&kept) {
         let from = usize::try_from(chunk.file_offset_bytes).unwrap();

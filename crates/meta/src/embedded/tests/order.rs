@@ -16,13 +16,12 @@ use librorum_format::TxnId;
 #[test]
 fn operations_before_the_thread_starts_are_committed() {
     let dir = tempfile::tempdir().unwrap();
-    let limits =
-        Limits { cache_bytes: 1 << 20, memtable_bytes: 1 << 20, journal_bytes: 0, open_files: 32 };
+    let limits = Limits { cache_bytes: 1 << 20, journal_bytes: 0, open_files: 32 };
     let db = open_database(&dir.path().join("db"), limits).unwrap();
-    let tables = open_tables(&db, limits).unwrap();
+    let tables = open_tables(&db).unwrap();
     let gate = Gate::new(dir.path(), 0);
     let state = State { txn: TxnId(5), ino_bound: 7, ..State::default() };
-    let engine = Engine::new(db, tables, state, gate, 1 << 20);
+    let engine = Engine::new(db, tables, state, gate, (1 << 20, 16 << 20));
     let mut change = Change::default();
     change.layer.set(Table::Xattrs, b"key".into(), Some(b"value".into()));
     assert_eq!(engine.append(change).unwrap(), TxnId(6));
@@ -32,7 +31,7 @@ fn operations_before_the_thread_starts_are_committed() {
     assert_eq!(engine.durable_txn(), TxnId(6));
     drop(engine);
     let db = open_database(&dir.path().join("db"), limits).unwrap();
-    let tables = open_tables(&db, limits).unwrap();
+    let tables = open_tables(&db).unwrap();
     assert_eq!(tables[Table::Xattrs.index()].get(b"key").unwrap().unwrap(), b"value");
     let state = tables[Table::Small.index()].get(crate::record::key::STATE).unwrap().unwrap();
     assert_eq!(State::decode(&state).unwrap().txn, TxnId(6));
