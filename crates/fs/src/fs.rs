@@ -33,6 +33,8 @@ pub struct FsOptions {
     pub copy_max_bytes: u64,
     /// Whether bytes are verified on every read, or when they enter the page cache.
     pub verify: VerifyPolicy,
+    /// Open metadata that has lost operations which were durable, and go on from what is left.
+    pub accept_lost_writes: bool,
     /// What others are told about the holder of the volume.
     pub holder: Holder,
 }
@@ -49,6 +51,7 @@ impl Default for FsOptions {
             // A copy of this takes about as long as one fsync.
             copy_max_bytes: 4 << 20,
             verify: VerifyPolicy::PageCache,
+            accept_lost_writes: false,
             holder: Holder {
                 pid: std::process::id(),
                 command: "librorum".to_owned(),
@@ -117,7 +120,11 @@ impl Fs {
     pub fn open_volume(dir: &std::path::Path, options: FsOptions) -> Result<Arc<Self>> {
         let volume = Volume::open(dir)?;
         let volume_lock = VolumeLock::acquire(dir, &options.holder)?;
-        let meta = Embedded::open(&volume.meta_dir(), &EmbeddedOptions::default())?;
+        let meta_options = EmbeddedOptions {
+            accept_lost_writes: options.accept_lost_writes,
+            ..EmbeddedOptions::default()
+        };
+        let meta = Embedded::open(&volume.meta_dir(), &meta_options)?;
         let store = Store::open(
             dir,
             &StoreOptions {

@@ -169,7 +169,8 @@ pub fn overlay_keeps_the_base(volume: &mut dyn Volume) {
     assert_eq!(condemned(meta), []);
     // Sealed again, half of it as before.
     let sealed = [extents[0], extent(100, 50, 7)];
-    put(meta, ino, NewContent::Sealed { extents: &sealed, fresh: &[] }, 150).unwrap();
+    let content = NewContent::Sealed { extents: &sealed, fresh: &[SegmentId(7)] };
+    put(meta, ino, content, 150).unwrap();
     assert_eq!(all_extents(meta, ino), sealed);
     assert_eq!(condemned(meta), [2]);
     assert!(meta.staged(Ino(0), 10).unwrap().is_empty());
@@ -241,9 +242,16 @@ pub fn shared_pages_keep_their_segments_until_the_last_file_goes(volume: &mut dy
 pub fn sealing_in_place_never_condemns_the_staging_file(volume: &mut dyn Volume) {
     let meta = volume.meta();
     let ino = staged(meta, "file", 5);
-    // The staging file becomes the segment: it is named already, so it is not fresh.
+    // Until a page names it, a staging file may still change, so nobody may share it.
     let extents = [extent(0, 100, 5)];
-    put(meta, ino, NewContent::Sealed { extents: &extents, fresh: &[] }, 100).unwrap();
+    let other = file(meta, ROOT, "other").ino;
+    let shared = NewContent::Sealed { extents: &extents, fresh: &[] };
+    for ino in [ino, other] {
+        assert_fails!(put(meta, ino, shared, 100), MetaError::SegmentGone { .. });
+    }
+    // The staging file becomes the segment.
+    let sealed = NewContent::Sealed { extents: &extents, fresh: &[SegmentId(5)] };
+    put(meta, ino, sealed, 100).unwrap();
     assert!(is_named(meta, 5));
     assert_eq!(condemned(meta), []);
     assert!(is_owned(meta, 5, ino));

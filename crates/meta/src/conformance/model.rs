@@ -166,6 +166,12 @@ impl Model {
         })
     }
 
+    fn is_sealed(&self, segment: u64) -> bool {
+        self.inodes
+            .values()
+            .any(|model| model.extents.iter().any(|extent| extent.location.segment.0 == segment))
+    }
+
     fn is_owned(&self, segment: u64, ino: Ino) -> bool {
         let names = |model: &ModelInode| {
             model.extents.iter().any(|extent| extent.location.segment.0 == segment)
@@ -660,7 +666,7 @@ fn apply_content(model: &mut Model, meta: &dyn Meta, ino: Ino, to: &To) {
                     fresh_segments.push(SegmentId(segment));
                 }
                 let is_known =
-                    model.is_named(segment) || model.condemned.get(&segment) == Some(&false);
+                    model.is_sealed(segment) || model.condemned.get(&segment) == Some(&false);
                 if is_claimed(segment) || (!is_fresh && !is_known) {
                     fault = Some(ErrorKind::Stale);
                 }

@@ -18,7 +18,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Slice};
+use fjall::{
+    AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Slice,
+};
 use librorum_format::{DecodeError, Ino, TxnId};
 use librorum_sys::clock;
 
@@ -415,7 +417,11 @@ impl Engine {
         let mut progress = Progress {
             committed: self.durable_txn(),
             marked,
-            memtable_bytes: [0; TABLE_COUNT],
+            // What the journal gave back counts too, or a volume that is opened often and written
+            // little would never hand anything over.
+            memtable_bytes: std::array::from_fn(|index| {
+                self.tables[index].tree.active_memtable().size()
+            }),
             dirty_since: clock::monotonic(),
             marked_at: clock::monotonic(),
         };

@@ -48,7 +48,7 @@ pub struct EmbeddedOptions {
     /// fjall's cache of blocks.
     pub cache_bytes: u64,
     /// All of fjall's memtables that take writes, together. While they are written out, up to
-    /// four times as much again waits. Fixed when the database is created.
+    /// four times as much again waits.
     pub memtable_bytes: u64,
     /// fjall's journals; at least 64 MiB.
     pub journal_bytes: u64,

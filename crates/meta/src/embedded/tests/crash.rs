@@ -244,3 +244,36 @@ fn open_volume_is_not_opened_again() {
     drop(meta);
     assert_eq!(entries(&open(dir.path()), Ino::ROOT).len(), 1);
 }
+
+#[test]
+fn only_the_newest_journal_may_be_torn() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    let meta = open(dir.path());
+    for index in 0..20 {
+        file(&meta, Ino::ROOT, &format!("{index}"));
+        meta.sync().unwrap();
+    }
+    drop(meta);
+    let mut intact = std::fs::read(journal(dir.path())).unwrap();
+    let len = intact.len();
+    // Room for more is no damage.
+    intact.extend_from_slice(&[0; 5000]);
+    let mut torn = intact.clone();
+    torn[len / 2] ^= 1;
+    let db = tempfile::tempdir().unwrap();
+    let settle = |older: &[u8], newest: &[u8]| {
+        std::fs::write(db.path().join("lock"), b"").unwrap();
+        std::fs::write(db.path().join("9.jnl"), older).unwrap();
+        std::fs::write(db.path().join("10.jnl"), newest).unwrap();
+        super::super::journal::settle(db.path())
+    };
+    settle(&intact, &intact).unwrap();
+    assert_eq!(std::fs::read(db.path().join("10.jnl")).unwrap(), intact);
+    settle(&intact, &torn).unwrap();
+    let cut = std::fs::read(db.path().join("10.jnl")).unwrap();
+    assert!(cut.len() <= len / 2 && intact.starts_with(&cut));
+    assert_eq!(std::fs::read(db.path().join("10.torn")).unwrap(), torn);
+    assert!(matches!(settle(&torn, &intact), Err(MetaError::Corrupt { .. })));
+    assert_eq!(std::fs::read(db.path().join("9.jnl")).unwrap(), torn, "evidence is kept");
+}
