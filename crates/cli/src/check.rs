@@ -99,8 +99,12 @@ impl Fsck {
     }
 
     fn check(&self, report: &mut Report) -> anyhow::Result<()> {
-        let options =
-            FsOptions { read_only: !self.repair, holder: holder("fsck"), ..FsOptions::default() };
+        let options = FsOptions {
+            read_only: !self.repair,
+            accept_lost_writes: self.repair,
+            holder: holder("fsck"),
+            ..FsOptions::default()
+        };
         let fs = Fs::open_volume(&self.volume, options)?;
         let mut line = ProgressLine::new();
         let options = CheckOptions { read_data: self.read_data, repair: self.repair };
