@@ -148,6 +148,7 @@ impl Mount {
             [mountpoint] => (default_volume()?, mountpoint.clone()),
             _ => bail!("one or two paths are needed"),
         };
+        clear_dead_mounts(&mountpoint)?;
         if !mountpoint.exists() {
             std::fs::create_dir_all(&mountpoint)
                 .with_context(|| format!("cannot make {}", mountpoint.display()))?;
@@ -346,6 +347,20 @@ impl Mount {
         println!("Unmount it with: librorum umount {}", mountpoint.display());
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Takes away what a mount whose process died left behind: the kernel answers from its memory
+/// there, and a new mount would only cover it.
+fn clear_dead_mounts(mountpoint: &Path) -> anyhow::Result<()> {
+    while let Some(mounted) = crate::mountinfo::mounted_at(mountpoint)? {
+        if librorum_sys::VolumeLock::holder(&mounted.volume).is_some() {
+            bail!("{} is mounted at {} already", mounted.volume.display(), mountpoint.display());
+        }
+        crate::umount::detach(&mounted.mountpoint).with_context(|| {
+            format!("a dead mount at {} cannot be taken away", mountpoint.display())
+        })?;
+    }
+    Ok(())
 }
 
 /// From here on nobody reads our output: a pipe that we kept open would keep its reader waiting.

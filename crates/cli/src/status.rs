@@ -54,19 +54,35 @@ impl StatusArguments {
             }
         };
         let mut all = Vec::new();
+        let mut failed = false;
         for volume in volumes {
-            let status = self.one(&volume)?;
-            if !json {
-                print(&status);
+            match self.one(&volume) {
+                Ok(status) => {
+                    if !json {
+                        print(&status);
+                    }
+                    all.push(status);
+                }
+                // One that cannot be asked must not hide the others.
+                Err(error) if self.path.is_none() => {
+                    failed = true;
+                    if json {
+                        all.push(
+                            serde_json::json!({ "volume": volume, "error": format!("{error:#}") }),
+                        );
+                    } else {
+                        println!("volume        {}: {error:#}", volume.display());
+                    }
+                }
+                Err(error) => return Err(error),
             }
-            all.push(status);
         }
         if json {
             println!("{}", Value::Array(all));
-        } else if all.is_empty() {
+        } else if all.is_empty() && !failed {
             println!("No volume is mounted.");
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(ExitCode::from(u8::from(failed)))
     }
 
     fn one(&self, volume: &Path) -> anyhow::Result<Value> {

@@ -1,6 +1,6 @@
 //! `librorum umount`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -23,6 +23,29 @@ pub(crate) struct Umount {
     wait: u64,
 }
 
+/// Takes a mount out of the tree, whoever uses it.
+pub(crate) fn detach(mountpoint: &Path) -> anyhow::Result<()> {
+    match rustix::mount::unmount(mountpoint, rustix::mount::UnmountFlags::DETACH) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::PERM) => unmount_by_helper(mountpoint, "-uz"),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn unmount_by_helper(mountpoint: &Path, flags: &str) -> anyhow::Result<()> {
+    let mut command = Command::new("fusermount3");
+    let status = command
+        .arg(flags)
+        .arg("--")
+        .arg(mountpoint)
+        .status()
+        .context("cannot run fusermount3 (Debian package fuse3)")?;
+    if !status.success() {
+        bail!("fusermount3 could not unmount {}", mountpoint.display());
+    }
+    Ok(())
+}
+
 impl Umount {
     pub(crate) fn run(self, json: bool) -> anyhow::Result<ExitCode> {
         let Some(mounted) = mountinfo::mounted_at(&self.dir)? else {
@@ -36,15 +59,7 @@ impl Umount {
         match rustix::mount::unmount(&mounted.mountpoint, flags) {
             Ok(()) => {}
             Err(rustix::io::Errno::PERM) => {
-                let mut command = Command::new("fusermount3");
-                command
-                    .arg(if self.lazy { "-uz" } else { "-u" })
-                    .arg("--")
-                    .arg(&mounted.mountpoint);
-                let status = command.status().context("cannot run fusermount3")?;
-                if !status.success() {
-                    bail!("fusermount3 could not unmount {}", mounted.mountpoint.display());
-                }
+                unmount_by_helper(&mounted.mountpoint, if self.lazy { "-uz" } else { "-u" })?;
             }
             Err(rustix::io::Errno::BUSY) => bail!(
                 "{} is in use: close its files ('fuser -vm {}' lists them), or use --lazy",

@@ -82,8 +82,10 @@ impl Fs {
         let Some(node) = self.table.existing(inode.ino) else {
             return Ok(Attributes { inode, being_written: false });
         };
-        let state = lock(&node.state);
-        if state.writers == 0 {
+        let mut state = lock(&node.state);
+        if state.unrecorded {
+            self.load(&node, &mut state)?;
+        } else if state.writers == 0 {
             // Recorded when the last writer closed; read again, it may have been just now.
             let inode = self.meta.inode(inode.ino)?;
             return Ok(Attributes { inode, being_written: false });
@@ -122,6 +124,7 @@ impl Fs {
             || inode.allocated_bytes != allocated_bytes
             || written.is_some()
         {
+            state.unrecorded = true;
             self.meta.set_attr(
                 node.ino,
                 &SetAttr {
@@ -133,6 +136,7 @@ impl Fs {
                 },
             )?;
         }
+        state.unrecorded = false;
         Ok(Some(found.size_bytes))
     }
 

@@ -326,8 +326,9 @@ impl Fs {
         let mut done = 0;
         for segment in self.store.segments() {
             let (segment, has_bytes, has_table) = segment?;
-            // A staging file has no table, and a condemned segment no reader.
-            if (!has_table && has_bytes) || !self.meta.segment_is_named(segment)? {
+            // What no page names has no reader: a staging file, or a condemned segment. A table
+            // beside it is what an interrupted sealing left.
+            if (!has_table && has_bytes) || !self.meta.segment_is_sealed(segment)? {
                 continue;
             }
             let mut read = 0;

@@ -22,6 +22,9 @@ pub enum Wait {
     MustNot,
 }
 
+/// Files that grow through us leave this much of the disk to the metadata; ext4 keeps 5 % for root.
+const ROOM_BYTES: u64 = 8 << 20;
+
 /// Extents are read from the metadata for this much of a file at a time: a page at the default
 /// chunk size.
 const WINDOW_BYTES: u64 = 512 << 20;
@@ -198,6 +201,7 @@ impl Fs {
             state.changed_through_kernel();
             state.data.clone().expect("just loaded")
         };
+        self.leave_room(node.ino, &target, offset + data.len() as u64)?;
         let result = match &target {
             Data::Staged(backing) => {
                 backing.file().write_all_at(data, offset).map_err(disk("cannot write", node.ino))
@@ -213,6 +217,20 @@ impl Fs {
             self.clear_set_id(node.ino)?;
         }
         self.remember_failure(&handle, result)
+    }
+
+    /// Refuses to let a file grow into the last bytes of the disk: removing files needs some.
+    fn leave_room(&self, ino: Ino, target: &Data, end_bytes: u64) -> Result<()> {
+        if self.meta.free_bytes() >= ROOM_BYTES {
+            return Ok(());
+        }
+        let Some(backing) = target.staging() else { return Ok(()) };
+        let len = backing.file().metadata().map_err(disk("cannot stat", ino))?.len();
+        if end_bytes <= len {
+            return Ok(());
+        }
+        let source = std::io::ErrorKind::StorageFull.into();
+        Err(FsError::Disk { what: "cannot extend", ino, source })
     }
 
     /// A full disk is told and forgotten: nothing was lost that had been acknowledged. Any other

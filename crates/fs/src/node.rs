@@ -159,6 +159,8 @@ pub(crate) struct NodeState {
     pub(crate) kernel_generation: Option<u64>,
     /// Its last name is gone.
     pub(crate) orphan: bool,
+    /// The metadata could not take what the staging file says about itself, which counts on.
+    pub(crate) unrecorded: bool,
     /// Its bytes count as unsealed in the sealer's books.
     pub(crate) queued_bytes: u64,
 }
@@ -203,6 +205,7 @@ impl Node {
                 generation: 0,
                 kernel_generation: None,
                 orphan: false,
+                unrecorded: false,
                 queued_bytes: 0,
             }),
         }

@@ -114,7 +114,7 @@ impl Fs {
 
     fn drop_idle_node(&self, ino: Ino) {
         self.table.drop_node(ino, |state| {
-            let idle = !state.is_open();
+            let idle = !state.is_open() && (!state.unrecorded || state.orphan);
             if idle && let Some(Data::Whole(backing)) = &state.data {
                 self.forget_whole(backing.segment());
             }
@@ -257,7 +257,7 @@ impl Fs {
             let Some(ino) = oldest else { return };
             let Some(node) = self.table.existing(ino) else { continue };
             let mut state = lock(&node.state);
-            if !state.is_open() {
+            if !state.is_open() && !state.unrecorded {
                 if let Some(Data::Whole(backing)) = &state.data {
                     self.forget_whole(backing.segment());
                 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use librorum_format::{Ino, TxnId};
-use librorum_meta::Meta;
+use librorum_meta::{EmbeddedOptions, Meta};
 use serde::Serialize;
 
 use crate::error::{FsError, Result};
@@ -148,16 +148,20 @@ impl Fs {
         })
     }
 
-    /// What statvfs(3) says of the disk below: its free space is ours.
+    /// What statvfs(3) says of the disk below: its free space is ours, but for what the metadata keeps
+    /// back so that files can still be removed when the disk is full.
     ///
     /// # Errors
     ///
     /// The disk's.
     pub fn disk_usage(&self) -> Result<rustix::fs::StatVfs> {
-        rustix::fs::statvfs(&self.volume.dir).map_err(|error| FsError::Volume {
+        let mut disk = rustix::fs::statvfs(&self.volume.dir).map_err(|error| FsError::Volume {
             path: self.volume.dir.clone(),
             source: error.into(),
-        })
+        })?;
+        let reserve = EmbeddedOptions::default().reserve_bytes / disk.f_frsize.max(1);
+        disk.f_bavail = disk.f_bavail.saturating_sub(reserve);
+        Ok(disk)
     }
 
     /// Writes all metadata in its engine-neutral form to `dumps/`, keeps the newest two, and

@@ -470,6 +470,12 @@ pub trait Meta: Send + Sync + std::fmt::Debug {
     /// The engine's.
     fn segment_is_named(&self, segment: SegmentId) -> Result<bool>;
 
+    /// Whether any page names `segment`. One that only an inode names, as its staging file, is not.
+    ///
+    /// # Errors
+    /// The engine's.
+    fn segment_is_sealed(&self, segment: SegmentId) -> Result<bool>;
+
     /// Whether every name of `segment` comes from the extents of `ino`: then the file may be
     /// unsealed in place. False if nothing names it.
     ///

@@ -66,7 +66,7 @@ impl Core {
     pub(super) fn set_content(&self, change: &SetContent<'_>) -> Result<(Inode, TxnId)> {
         let ino = change.ino;
         let growth = match change.content {
-            NewContent::Empty => Growth::Shrinks,
+            NewContent::Empty => Growth::Frees,
             NewContent::Inline(_)
             | NewContent::Staged { .. }
             | NewContent::Overlay { .. }
@@ -259,7 +259,7 @@ impl Core {
     }
 
     pub(super) fn reap(&self, ino: Ino) -> Result<TxnId> {
-        self.engine.admit(Growth::Shrinks)?;
+        self.engine.admit(Growth::Frees)?;
         let _held = self.stripes.lock(&[ino]);
         let mut edit = Edit::new(self);
         let inode = match edit.record(ino) {
@@ -362,7 +362,7 @@ impl Core {
     }
 
     pub(super) fn claim_condemned(&self, segment: SegmentId) -> Result<bool> {
-        self.engine.admit(Growth::Shrinks)?;
+        self.engine.admit(Growth::Frees)?;
         let _references = lock(&self.content);
         let Some(condemnation) = self.condemnation(segment)? else { return Ok(false) };
         if condemnation.claimed {
@@ -380,7 +380,7 @@ impl Core {
     }
 
     pub(super) fn forget_segments(&self, segments: &[SegmentId]) -> Result<TxnId> {
-        self.engine.admit(Growth::Shrinks)?;
+        self.engine.admit(Growth::Frees)?;
         let _references = lock(&self.content);
         let mut change = super::engine::Change::default();
         for &segment in segments {
@@ -392,7 +392,7 @@ impl Core {
     }
 
     pub(super) fn condemn(&self, segments: &[SegmentId]) -> Result<TxnId> {
-        self.engine.admit(Growth::Shrinks)?;
+        self.engine.admit(Growth::Stays)?;
         let _references = lock(&self.content);
         let mut change = super::engine::Change::default();
         for &segment in segments {

@@ -241,7 +241,7 @@ pub(super) fn wipe(core: &Core) -> Result<()> {
             if doomed.is_empty() {
                 break;
             }
-            core.engine.admit(Growth::Shrinks)?;
+            core.engine.admit(Growth::Frees)?;
             let mut change = Change::default();
             for key in doomed.drain(..) {
                 change.layer.set(table, key, None);

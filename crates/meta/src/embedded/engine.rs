@@ -270,6 +270,10 @@ impl Engine {
 
     /// Lets an operation begin: not after a failure, not on a full disk, and not while too much
     /// is pending. Called before any lock is taken, so that a wait here delays nobody else.
+    pub(super) fn free_bytes(&self) -> u64 {
+        self.gate.free_bytes()
+    }
+
     pub(super) fn admit(&self, growth: Growth) -> Result<()> {
         self.check_failure()?;
         self.gate.check(growth)?;

@@ -203,6 +203,14 @@ impl Embedded {
     }
 }
 
+impl Embedded {
+    /// Bytes free on the disk, as of a tenth of a second ago at most. Costs nothing.
+    #[must_use]
+    pub fn free_bytes(&self) -> u64 {
+        self.core.engine.free_bytes()
+    }
+}
+
 impl Drop for Embedded {
     fn drop(&mut self) {
         self.core.engine.stop();
@@ -435,6 +443,10 @@ impl Meta for Embedded {
 
     fn segment_is_named(&self, segment: SegmentId) -> Result<bool> {
         self.core.segment_is_named(segment)
+    }
+
+    fn segment_is_sealed(&self, segment: SegmentId) -> Result<bool> {
+        self.core.segment_is_sealed(segment)
     }
 
     fn segment_is_owned_by(&self, segment: SegmentId, ino: Ino) -> Result<bool> {

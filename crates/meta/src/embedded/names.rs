@@ -279,7 +279,7 @@ impl Core {
         kind: FileKind,
     ) -> Result<(Inode, TxnId)> {
         check_name(name)?;
-        self.engine.admit(Growth::Shrinks)?;
+        self.engine.admit(Growth::Frees)?;
         let (_held, target) = self.lock_entry(parent, name)?;
         let mut edit = Edit::new(self);
         edit.directory(parent)?;
@@ -314,7 +314,7 @@ impl Core {
         check_name(from.1)?;
         check_name(to.1)?;
         // A rename in place adds as much as it removes.
-        self.engine.admit(Growth::Shrinks)?;
+        self.engine.admit(Growth::Stays)?;
         loop {
             let moved = self.target_now(from.0, from.1)?;
             let replaced = self.target_now(to.0, to.1)?;
@@ -444,7 +444,7 @@ impl Core {
     }
 
     pub(super) fn set_attr(&self, ino: Ino, set: &SetAttr) -> Result<(Inode, TxnId)> {
-        self.engine.admit(Growth::Shrinks)?;
+        self.engine.admit(Growth::Stays)?;
         let _held = self.stripes.lock(&[ino]);
         let mut edit = Edit::new(self);
         let inode = &mut edit.record(ino)?.inode;

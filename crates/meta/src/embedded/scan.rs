@@ -138,7 +138,7 @@ impl Core {
     }
 
     pub(super) fn remove_xattr(&self, ino: Ino, name: &[u8], now: Timestamp) -> Result<TxnId> {
-        self.engine.admit(Growth::Shrinks)?;
+        self.engine.admit(Growth::Frees)?;
         let _held = self.stripes.lock(&[ino]);
         let mut edit = Edit::new(self);
         let mut found = false;

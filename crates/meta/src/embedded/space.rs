@@ -5,8 +5,9 @@
 //! make room go on into the reserve.
 //!
 //! File bytes fill the same disk without asking us, and usually to the last block. Removing files
-//! must work then too, so part of the reserve is held by a file of ours, the ballast, which is
-//! given back when nothing else is left.
+//! must work then too, so part of the reserve is held by a file of ours, the ballast. It is given
+//! back a little at a time, because a file that is being written takes what is given back, too; its
+//! second half is for operations that free bytes alone.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -24,8 +25,15 @@ use crate::{MetaError, Result};
 /// the reserve; what then still hits the end fails loudly, and loses nothing that was synced.
 const FRESH: Duration = Duration::from_millis(100);
 
-/// Below this, even shrinking operations would poison the engine instead of failing.
+/// Below this, operations that free nothing are refused: they could poison the engine.
 const FLOOR_BYTES: u64 = 1 << 20;
+
+/// Operations that free bytes go on down to here: a record of a removal is a few hundred bytes in
+/// a journal.
+const FREEING_FLOOR_BYTES: u64 = 64 << 10;
+
+/// What is given back of the ballast at a time.
+const STEP_BYTES: u64 = 1 << 20;
 
 /// What an operation does to the space that is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +42,10 @@ pub(super) enum Growth {
     Grows,
     /// It moves a file's content to where it needs less than before, in the end.
     Settles,
-    /// It removes some, or changes them in place.
-    Shrinks,
+    /// It changes records in place.
+    Stays,
+    /// It removes records, or lets file bytes be freed.
+    Frees,
 }
 
 #[derive(Debug)]
@@ -51,8 +61,8 @@ pub(super) struct Gate {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Ballast {
-    Held,
-    Released,
+    /// The file has this many bytes; none, and there is no file.
+    Held { bytes: u64 },
     /// The file system below cannot allocate in advance.
     Unsupported,
 }
@@ -65,11 +75,10 @@ impl Gate {
             reserve_bytes,
             free_bytes: AtomicU64::new(u64::MAX),
             asked_ms: AtomicU64::new(0),
-            ballast: Mutex::new(Ballast::Released),
+            ballast: Mutex::new(Ballast::Held { bytes: 0 }),
         };
-        let found = std::fs::metadata(gate.ballast_path()).is_ok_and(|file| file.len() > 0);
-        if found && reserve_bytes > 0 {
-            *lock(&gate.ballast) = Ballast::Held;
+        if let Ok(file) = std::fs::metadata(gate.ballast_path()) {
+            *lock(&gate.ballast) = Ballast::Held { bytes: file.len() };
         }
         gate.tend();
         gate
@@ -88,13 +97,15 @@ impl Gate {
         if self.reserve_bytes == 0 {
             return Ok(());
         }
-        let needed = match growth {
-            Growth::Grows => self.reserve_bytes,
-            Growth::Settles => self.reserve_bytes / 2,
-            Growth::Shrinks => FLOOR_BYTES.min(self.reserve_bytes / 4),
+        // What is needed, and how much of the ballast must be left for more important operations.
+        let (needed, kept) = match growth {
+            Growth::Grows => (self.reserve_bytes, u64::MAX),
+            Growth::Settles => (self.reserve_bytes / 2, u64::MAX),
+            Growth::Stays => (FLOOR_BYTES.min(self.reserve_bytes / 4), self.ballast_bytes() / 2),
+            Growth::Frees => (FREEING_FLOOR_BYTES.min(self.reserve_bytes / 16), 0),
         };
         let mut free = self.free_bytes();
-        if free < needed && growth == Growth::Shrinks && self.release() {
+        while free < needed && self.release(kept) {
             free = self.ask().unwrap_or(free);
         }
         if free < needed {
@@ -113,13 +124,13 @@ impl Gate {
             return;
         }
         let free = self.free_bytes();
-        if free < FLOOR_BYTES.max(self.reserve_bytes / 16) {
-            self.release();
+        if free < FLOOR_BYTES.min(self.reserve_bytes / 16) {
+            self.release(self.ballast_bytes() / 4);
         } else if free >= 2 * self.reserve_bytes + self.ballast_bytes() {
             let mut ballast = lock(&self.ballast);
-            if *ballast == Ballast::Released {
+            if matches!(*ballast, Ballast::Held { bytes } if bytes < self.ballast_bytes()) {
                 *ballast = match self.allocate() {
-                    Ok(()) => Ballast::Held,
+                    Ok(()) => Ballast::Held { bytes: self.ballast_bytes() },
                     Err(error) => {
                         tracing::info!(%error, "no ballast: a full disk will refuse removals too");
                         Ballast::Unsupported
@@ -136,16 +147,24 @@ impl Gate {
         Ok(())
     }
 
-    /// Gives the ballast back; true if there was any.
-    fn release(&self) -> bool {
+    /// Gives a step of the ballast back, if more than `kept` is left of it.
+    fn release(&self, kept: u64) -> bool {
         let mut ballast = lock(&self.ballast);
-        if *ballast != Ballast::Held {
+        let Ballast::Held { bytes } = *ballast else { return false };
+        if bytes <= kept {
             return false;
         }
-        match std::fs::remove_file(self.ballast_path()) {
+        let left = bytes.saturating_sub(STEP_BYTES);
+        let path = self.ballast_path();
+        let released = if left == 0 {
+            std::fs::remove_file(&path)
+        } else {
+            File::options().write(true).open(&path).and_then(|file| file.set_len(left))
+        };
+        match released {
             Ok(()) => {
-                tracing::warn!("the disk is full; metadata goes on with its reserve");
-                *ballast = Ballast::Released;
+                tracing::warn!(left, "the disk is full; metadata goes on with its reserve");
+                *ballast = Ballast::Held { bytes: left };
                 true
             }
             Err(error) => {
@@ -160,7 +179,8 @@ impl Gate {
         self.ask().is_some_and(|free| free < FLOOR_BYTES.max(self.reserve_bytes / 4))
     }
 
-    fn free_bytes(&self) -> u64 {
+    /// Bytes free on the disk, as of a tenth of a second ago at most.
+    pub(super) fn free_bytes(&self) -> u64 {
         let now_ms = u64::try_from(clock::monotonic().as_millis()).unwrap_or(u64::MAX - 1) + 1;
         let asked_ms = self.asked_ms.load(Ordering::Relaxed);
         let age_ms = now_ms.saturating_sub(asked_ms);

@@ -126,7 +126,7 @@ impl Checker<'_> {
 
     fn step(&mut self) -> Result<()> {
         if !self.change.layer.is_empty() {
-            self.core.engine.admit(Growth::Shrinks)?;
+            self.core.engine.admit(Growth::Frees)?;
             self.core.engine.append(std::mem::take(&mut self.change))?;
         }
         Ok(())
