@@ -160,11 +160,18 @@ impl Fs {
         };
         for ino in orphans {
             if let Some(node) = self.table.existing(ino) {
-                let open = lock(&node.state).is_open();
-                drop(node);
-                if open {
+                let mut state = lock(&node.state);
+                if state.is_open() {
                     continue;
                 }
+                // The sealer may hold the node for a moment longer; the file's space may not wait
+                // for it.
+                if let Some(Data::Whole(backing)) = state.data.take() {
+                    self.forget_whole(backing.segment());
+                }
+                self.sealer.dequeue(std::mem::take(&mut state.queued_bytes));
+                drop(state);
+                drop(node);
                 self.drop_idle_node(ino);
             }
             self.meta.reap(ino)?;

@@ -15,6 +15,7 @@ use librorum_sys::clock;
 use rustix::io::Errno as E;
 use rustix::mount::UnmountFlags;
 
+use crate::image::Image;
 use crate::log::{Change, NewNode, Recording};
 use crate::page::PAGE_LEN;
 use crate::replay::{Choice, Replay};
@@ -69,7 +70,7 @@ pub enum Failing {
     Writes,
     /// Syncs of files and directories.
     Syncs,
-    /// Those that change names: create, link, rename, unlink.
+    /// Those that make names: create, link, rename. Taking one away never fails for want of room.
     Names,
     /// All of them.
     Any,
@@ -208,6 +209,18 @@ impl SimDisk {
         image.write_to(target)
     }
 
+    /// Puts an image onto this empty disk, durably: the machine is up again. Answers the point
+    /// from which on the recording is about what happens then.
+    ///
+    /// # Errors
+    ///
+    /// Those of writing files.
+    pub fn restore(&self, image: &Image) -> io::Result<usize> {
+        image.write_to(&self.mountpoint)?;
+        image.sync(&self.mountpoint)?;
+        Ok(self.mark("restored"))
+    }
+
     /// Lets the next `count` requests of this kind pass and fails all later ones with `errno`
     /// until [`Self::heal`].
     pub fn fail_after(&self, count: u64, errno: i32, failing: Failing) {
@@ -244,11 +257,13 @@ impl Drop for SimDisk {
         {
             if clock::monotonic() > deadline {
                 // Somebody keeps a file open. Forcing answers all their requests with an error,
-                // and only then does detaching let the server end.
-                for flags in [UnmountFlags::FORCE, UnmountFlags::DETACH] {
-                    if let Err(error) = rustix::mount::unmount(&self.mountpoint, flags) {
-                        eprintln!("unmounting {} ({flags:?}): {error}", self.mountpoint.display());
-                    }
+                // though it is still too busy to go; only then does detaching let the server end.
+                let forced = rustix::mount::unmount(&self.mountpoint, UnmountFlags::FORCE);
+                let detached = rustix::mount::unmount(&self.mountpoint, UnmountFlags::DETACH);
+                if forced.is_err()
+                    && let Err(error) = detached
+                {
+                    eprintln!("unmounting {}: {error}", self.mountpoint.display());
                 }
                 break;
             }
@@ -277,8 +292,12 @@ fn sweep_dead_mounts() {
         let Some(at) = fields.next() else { continue };
         let dead = std::fs::metadata(at)
             .is_err_and(|error| error.raw_os_error() == Some(E::NOTCONN.raw_os_error()));
-        if dead && let Err(error) = rustix::mount::unmount(at, UnmountFlags::DETACH) {
-            eprintln!("unmounting {at}, which a killed test left: {error}");
+        if dead
+            && let Err(error) = rustix::mount::unmount(at, UnmountFlags::DETACH)
+                .map_err(io::Error::from)
+                .and_then(|()| std::fs::remove_dir(at))
+        {
+            eprintln!("{at}, which a killed test left: {error}");
         }
     }
 }
@@ -427,7 +446,6 @@ impl Handler for Disk {
 
     fn unlink(&self, parent: u64, name: &[u8]) -> Reply<()> {
         let mut state = self.lock();
-        state.gate(Failing::Names)?;
         state.counters.unlink_count += 1;
         state.tree.unlink(parent, name)
     }

@@ -23,6 +23,8 @@ pub struct Plan {
     pub random_count: u64,
     /// Whether random images may have torn pages.
     pub torn: bool,
+    /// About how many images are made at most: of a larger plan the seed picks as many.
+    pub images_max: u64,
 }
 
 impl Plan {
@@ -36,7 +38,7 @@ impl Plan {
         points.sort_unstable();
         points.dedup();
         let models = vec![Model::Ext4, Model::Posix];
-        Self { seed, points, models, random_count, torn: true }
+        Self { seed, points, models, random_count, torn: true, images_max: u64::MAX }
     }
 }
 
@@ -105,11 +107,16 @@ pub fn explore(
     let mut replay = Replay::new(recording);
     let mut seen = HashSet::new();
     let mut image_count = 0;
+    let planned = (points.len() * plan.models.len()) as u64 * (2 + plan.random_count);
+    let mut rng = Rng::part(plan.seed, 0x7069_636b);
     for point in points {
         replay.advance_to(point);
         let mark_count = recording.marks_before(point).count();
         for model in &plan.models {
             for survival in survivals(plan, point) {
+                if rng.below(planned) >= plan.images_max {
+                    continue;
+                }
                 let choice = Choice { model: *model, survival, torn: plan.torn };
                 let image = replay.image(&choice);
                 if !seen.insert((mark_count, image.fingerprint())) {
@@ -158,6 +165,9 @@ impl Drop for Evidence<'_> {
             let from = self.crash.point.saturating_sub(30);
             let records = self.crash.recording.describe(from, self.crash.point);
             eprintln!("the last records before the cut:\n{records}");
+            let marks: Vec<_> = self.crash.recording.marks_before(self.crash.point).collect();
+            let marks = &marks[marks.len().saturating_sub(20)..];
+            eprintln!("the last marks before the cut:\n  {}\n", marks.join("\n  "));
             eprintln!("the check failed at {}", self.crash);
             eprintln!("replay with LIBRORUM_SIM_SEED={}", self.seed);
             // The check may have changed it, so the image is written anew.

@@ -104,6 +104,17 @@ impl Image {
         Ok(())
     }
 
+    /// Makes what [`Self::write_to`] wrote durable.
+    pub(crate) fn sync(&self, target: &Path) -> io::Result<()> {
+        for entry in &self.entries {
+            if let Entry::File { path, .. } | Entry::Directory { path, .. } = entry {
+                rustix::fs::fsync(File::open(below(target, path))?)?;
+            }
+        }
+        rustix::fs::fsync(File::open(target)?)?;
+        Ok(())
+    }
+
     /// A name for the image: equal images have equal ones. Times are left out.
     #[must_use]
     pub fn fingerprint(&self) -> [u8; 32] {
