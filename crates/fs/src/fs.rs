@@ -114,6 +114,9 @@ pub(crate) const PAGE: usize = 1024;
 impl Fs {
     /// Opens the volume in `dir`, recovers it if it was not closed, and starts its background work.
     ///
+    /// The background threads hold the volume too: it is closed by [`Fs::shut_down`], not by
+    /// dropping what this returns.
+    ///
     /// # Errors
     ///
     /// `Locked` names the holder; `NotVolume`, `Config`; what opening metadata and store answers.
@@ -231,7 +234,11 @@ impl Fs {
         let path = self.volume.dir.join(OPEN_MARK);
         let was_open = path.exists();
         if !was_open {
-            File::create(&path).map_err(|source| FsError::Volume { path, source })?;
+            let volume_error = |source| FsError::Volume { path: path.clone(), source };
+            File::create(&path).map_err(volume_error)?;
+            // Durable before anything can be left behind.
+            let dir = File::open(&self.volume.dir).map_err(volume_error)?;
+            rustix::fs::fsync(&dir).map_err(|error| volume_error(error.into()))?;
             return Ok(());
         }
         // Every id from here on is this process's own; the leftovers' are older.

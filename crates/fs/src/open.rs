@@ -104,7 +104,13 @@ impl Fs {
             return true;
         }
         match self.meta.inode(ino) {
-            Ok(inode) => matches!(inode.content, Content::Sealed | Content::Overlay { .. }),
+            Ok(inode) => match inode.content {
+                Content::Staged { .. } => false,
+                Content::Empty => inode.size_bytes > 0,
+                // Copied and synced, unless all of it is dropped.
+                Content::Inline => !flags.truncate,
+                Content::Sealed | Content::Overlay { .. } => true,
+            },
             Err(_) => false,
         }
     }
@@ -362,8 +368,8 @@ impl Fs {
         }
     }
 
-    /// Names a staging file, whose bytes are the file's, as its content. The old content's bytes
-    /// stay until this is durable, so a crash brings them back rather than nothing.
+    /// Names a staging file, whose bytes are the file's, as its content. The copy is durable first:
+    /// the old bytes may be, and any sync of the metadata may now put the copy in their place.
     fn move_to_staging(
         &self,
         node: &Node,
@@ -374,6 +380,10 @@ impl Fs {
         let inode = self.meta.inode(node.ino)?;
         // The copy is not a modification: its time is the old one.
         self.stamp(&backing, &inode)?;
+        if size_bytes > 0 {
+            rustix::fs::fdatasync(backing.file())
+                .map_err(disk("cannot sync the copy of", node.ino))?;
+        }
         self.meta.set_content(&SetContent {
             ino: node.ino,
             expected_version: inode.content_version,
@@ -463,6 +473,8 @@ impl Fs {
             return self.move_to_staging(node, state, backing, size_bytes);
         }
         self.stamp(&backing, &inode)?;
+        // Its length is the file's from here on, so it has to last.
+        rustix::fs::fdatasync(backing.file()).map_err(disk("cannot sync the overlay of", ino))?;
         self.meta.set_content(&SetContent {
             ino,
             expected_version: inode.content_version,

@@ -663,24 +663,29 @@ impl Fs {
     }
 
     /// Copies what the base has in a region into the staging file, so that the region's chunks lie
-    /// in it whole.
+    /// in it whole. In whole blocks, for the reason that `write_overlay` gives.
     fn complete_region(&self, ino: Ino, overlay: &Overlay, start: u64, end: u64) -> Result<()> {
-        let mut at = start;
+        use crate::overlay::BLOCK_BYTES;
+        const PIECE_BYTES: u64 = 256 * BLOCK_BYTES;
+        let mut at = start / BLOCK_BYTES * BLOCK_BYTES;
         while at < end {
             let mut state = lock(&overlay.state);
             let (written, until) = state.written.run_at(at);
-            let stop = until.min(end).min(at + (1 << 20));
+            if written {
+                at = until;
+                continue;
+            }
+            let stop = until.min(end.next_multiple_of(BLOCK_BYTES)).min(at + PIECE_BYTES);
             let base_end = stop.min(state.base_len_bytes);
-            if !written && at < base_end {
-                let mut bytes =
-                    vec![0; usize::try_from(base_end - at).expect("at most a mebibyte")];
+            if at < base_end {
+                let mut bytes = vec![0; usize::try_from(base_end - at).expect("at most a piece")];
                 self.read_base(ino, at, &mut bytes)?;
                 overlay
                     .backing
                     .file()
                     .write_all_at(&bytes, at)
                     .map_err(disk("cannot complete a chunk", ino))?;
-                state.written.insert(at, base_end);
+                state.written.insert(at, stop);
             }
             at = stop;
         }

@@ -243,9 +243,10 @@ impl Fs {
         Ok(())
     }
 
-    /// Writes zeros or data into an overlay whose state the caller holds. Blocks that are written
-    /// in part are completed from the base first, so that a block is either all ours or all the
-    /// base's, and the staging file's own holes say which after a crash.
+    /// Writes zeros or data into an overlay whose state the caller holds.
+    ///
+    /// The staging file's own holes say after a crash which blocks it has, so each block that is new
+    /// to it is written whole, by one call: what the data does not cover of it comes from the base.
     pub(crate) fn write_overlay(
         &self,
         node: &Node,
@@ -258,22 +259,45 @@ impl Fs {
         let ino = node.ino;
         let file = overlay.backing.file();
         let end = offset + data.len() as u64;
-        let first_block = offset / BLOCK_BYTES * BLOCK_BYTES;
-        let end_block = end.next_multiple_of(BLOCK_BYTES);
-        let base_len = overlay_state.base_len_bytes;
-        let complete = |from: u64, to: u64| -> Result<()> {
-            let to = to.min(base_len);
-            if from >= to || overlay_state.written.run_at(from).0 {
-                return Ok(());
+        let mut at = offset;
+        while at < end {
+            let block = at / BLOCK_BYTES * BLOCK_BYTES;
+            let block_end = block + BLOCK_BYTES;
+            let index = |at: u64| usize::try_from(at - offset).expect("inside the data");
+            let is_new = !overlay_state.written.run_at(block).0;
+            if is_new && (at > block || end < block_end) {
+                // A new block that the data covers in part.
+                let base_end = overlay_state.base_len_bytes.min(block_end);
+                let stop = end.min(block_end);
+                let len = stop.max(base_end) - block;
+                let mut whole = vec![0; usize::try_from(len).expect("at most a block")];
+                if base_end > block {
+                    let base_len = usize::try_from(base_end - block).expect("at most a block");
+                    self.read_base(ino, block, &mut whole[..base_len])?;
+                }
+                let from = usize::try_from(at - block).expect("inside a block");
+                let part = &data[index(at)..index(stop)];
+                whole[from..from + part.len()].copy_from_slice(part);
+                file.write_all_at(&whole, block).map_err(disk("cannot write", ino))?;
+                overlay_state.written.insert(block, block_end);
+                at = stop;
+                continue;
             }
-            let mut bytes = vec![0; usize::try_from(to - from).expect("less than a block")];
-            self.read_base(ino, from, &mut bytes)?;
-            file.write_all_at(&bytes, from).map_err(disk("cannot complete a block", ino))
-        };
-        complete(first_block, offset)?;
-        complete(end, end_block)?;
-        file.write_all_at(data, offset).map_err(disk("cannot write", ino))?;
-        overlay_state.written.insert(first_block, end_block);
+            // Up to the next block that has to be completed: the last, if it is new.
+            let last_block = end / BLOCK_BYTES * BLOCK_BYTES;
+            let last_is_new = last_block < end && !overlay_state.written.run_at(last_block).0;
+            let stop = if !is_new && at > block {
+                end.min(block_end)
+            } else if last_is_new && last_block > at {
+                last_block
+            } else {
+                end
+            };
+            file.write_all_at(&data[index(at)..index(stop)], at)
+                .map_err(disk("cannot write", ino))?;
+            overlay_state.written.insert(block, stop.next_multiple_of(BLOCK_BYTES));
+            at = stop;
+        }
         Ok(())
     }
 }

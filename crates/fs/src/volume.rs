@@ -75,8 +75,18 @@ impl Volume {
         }
         fs::create_dir_all(dir).map_err(volume_error(dir))?;
         // What an interrupted format left behind carries no data: only a volume.json makes it count.
-        let leftovers =
-            ["lock", "data", "index", "ids", "meta", "volume.json.new", "open", "log", "dumps"];
+        let leftovers = [
+            "data",
+            "index",
+            "ids",
+            "ids.draft",
+            "meta",
+            "volume.json.new",
+            "lock",
+            "open",
+            "log",
+            "dumps",
+        ];
         for entry in fs::read_dir(dir).map_err(volume_error(dir))? {
             let name = entry.map_err(volume_error(dir))?.file_name();
             if !leftovers.iter().any(|known| name == *known) {

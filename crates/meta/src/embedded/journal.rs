@@ -105,19 +105,40 @@ fn inspect(path: &Path) -> Result<Extent> {
     while batches.next_is_whole().map_err(failed)? {
         valid_len = batches.at;
     }
-    // Whether the rest is only room for more.
-    let mut rest = File::open(path).map_err(failed)?;
-    std::io::Seek::seek(&mut rest, std::io::SeekFrom::Start(valid_len)).map_err(failed)?;
-    let mut rest = BufReader::with_capacity(256 << 10, rest);
-    let mut has_ruin = false;
+    let has_ruin =
+        has_data_behind(&File::open(path).map_err(failed)?, valid_len).map_err(failed)?;
+    Ok(Extent { valid_len, has_ruin })
+}
+
+/// Whether anything but zeros follows `start`. What was allocated in advance is mostly holes, which
+/// are not read.
+fn has_data_behind(file: &File, start: u64) -> std::io::Result<bool> {
+    use rustix::fs::SeekFrom;
+    use rustix::io::Errno;
+    let mut at = start;
+    let mut buffer = vec![0; 256 << 10];
     loop {
-        let buffer = std::io::BufRead::fill_buf(&mut rest).map_err(failed)?;
-        if buffer.is_empty() || has_ruin {
-            return Ok(Extent { valid_len, has_ruin });
+        let run_end = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Ok(data) => {
+                at = data;
+                rustix::fs::seek(file, SeekFrom::Hole(at))?
+            }
+            Err(Errno::NXIO) => return Ok(false),
+            // A disk that knows no holes: all of it is data.
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => u64::MAX,
+            Err(errno) => return Err(errno.into()),
+        };
+        while at < run_end {
+            let room = usize::try_from(run_end - at).unwrap_or(usize::MAX).min(buffer.len());
+            let read = std::os::unix::fs::FileExt::read_at(file, &mut buffer[..room], at)?;
+            if read == 0 {
+                return Ok(false);
+            }
+            if buffer[..read].iter().any(|byte| *byte != 0) {
+                return Ok(true);
+            }
+            at += read as u64;
         }
-        has_ruin = buffer.iter().any(|byte| *byte != 0);
-        let taken = buffer.len();
-        std::io::BufRead::consume(&mut rest, taken);
     }
 }
 
