@@ -93,10 +93,13 @@ impl Volume {
                 return Err(FsError::NotEmpty { path: dir.to_owned() });
             }
         }
-        for name in ["data", "index", "meta"] {
-            match fs::remove_dir_all(dir.join(name)) {
+        for name in leftovers {
+            let path = dir.join(name);
+            let removed =
+                if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            match removed {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(volume_error(&dir.join(name))(error));
+                    return Err(volume_error(&path)(error));
                 }
                 _ => {}
             }
