@@ -269,8 +269,14 @@ impl Fs {
                     self.forget_whole(backing.segment());
                 }
                 debug_assert_eq!(state.service, Service::Idle);
-                // The page cache keeps what it has, and we the number that says so.
                 state.data = None;
+                // A node stays for the number that says what the page cache holds; one without it
+                // says nothing that the metadata does not.
+                if state.kernel_generation.is_none() && state.queued_bytes == 0 {
+                    drop(state);
+                    drop(node);
+                    self.drop_idle_node(ino);
+                }
             }
         }
     }

@@ -273,8 +273,10 @@ impl Fs {
                     let len = backing.file().metadata().map_err(disk("cannot stat", ino))?.len();
                     let inline_max = u64::from(self.volume.config.inline_max_bytes);
                     let is_served = lock(&node.state).service == Service::Passthrough;
-                    // A file that is read by passthrough must stay the file it is.
-                    if len > PACKED_MAX_BYTES || (is_served && len > 0) {
+                    // A file that is read by passthrough must stay the file it is; a hole is kept
+                    // by a segment of its own.
+                    let is_sparse = has_hole(&backing, len, ino)?;
+                    if len > PACKED_MAX_BYTES || is_sparse || (is_served && len > 0) {
                         self.seal_large(&node, &backing, len, generation)?
                     } else {
                         let mut bytes = vec![0; usize::try_from(len).expect("small")];
@@ -810,6 +812,16 @@ fn claim_for_sharing(
         whole.remove(&segment);
     }
     true
+}
+
+/// Whether a file has a hole before its end.
+fn has_hole(backing: &Backing, len: u64, ino: Ino) -> Result<bool> {
+    if len == 0 {
+        return Ok(false);
+    }
+    let hole = rustix::fs::seek(backing.file(), rustix::fs::SeekFrom::Hole(0))
+        .map_err(disk("cannot seek in", ino))?;
+    Ok(hole < len)
 }
 
 fn lower_own_priority() {
