@@ -1,7 +1,7 @@
 //! The `fuser` crate behind [`Handler`]: requests in, replies out, and what fuser does not do.
 //!
 //! Facts of fuser 0.18 that this file works around, each checked against its source:
-//! * times before 1970 arrive as `EPOCH - (|secs| + nanos)`, which loses nothing and is undone here;
+//! * times before 1970 arrive in a form that `convert` undoes;
 //! * set-id flags are visible on WRITE only, so truncation by a caller without `CAP_FSETID` is told
 //!   by its uid;
 //! * INTERRUPT is answered with ENOSYS before we see it, so the kernel stops sending it: a process
@@ -16,21 +16,23 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use fuser::{
-    FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, SessionACL, TimeOrNow, WriteFlags,
+    FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    SessionACL, TimeOrNow, WriteFlags,
 };
 use librorum_format::Timestamp;
 use rustix::mount::UnmountFlags;
 
+use super::convert::{file_attr, file_type, time_change, timestamp};
+use super::mounting::{Unmounter, helper_options, mount_directly};
 use super::offload::Offload;
 use super::{
     Attr, AttrChange, Caller, Errno, Handler, MountOptions, Negotiated, NodeKind, OpenMode, Opened,
-    PassthroughFile, Reply, TimeChange, WOULD_WAIT, Wait,
+    PassthroughFile, Reply, WOULD_WAIT, Wait,
 };
 
 /// One mebibyte is the most that the kernel sends without `fs.fuse.max_pages_limit` raised, and the
@@ -125,109 +127,6 @@ impl<H: Handler> Session<H> {
     }
 }
 
-/// mount(2). `fuser` would do it too, but without the type's second half, by which `mount`,
-/// `findmnt` and fstab know a file system.
-fn mount_directly(mountpoint: &Path, options: &MountOptions) -> io::Result<std::os::fd::OwnedFd> {
-    use rustix::mount::MountFlags;
-    let device = rustix::fs::open(
-        "/dev/fuse",
-        rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
-        rustix::fs::Mode::empty(),
-    )?;
-    let mut flags = MountFlags::empty();
-    for (flag, set) in [
-        (MountFlags::RDONLY, options.read_only),
-        (MountFlags::NODEV | MountFlags::NOSUID, !options.dev_and_suid),
-        (MountFlags::NOEXEC, options.no_exec),
-        (MountFlags::NOATIME, options.no_atime),
-    ] {
-        if set {
-            flags |= flag;
-        }
-    }
-    let allow_other = if options.allow_other { ",allow_other" } else { "" };
-    let data = format!(
-        "fd={},rootmode=40000,user_id={},group_id={},default_permissions{allow_other}",
-        std::os::fd::AsRawFd::as_raw_fd(&device),
-        rustix::process::getuid().as_raw(),
-        rustix::process::getgid().as_raw(),
-    );
-    let data = std::ffi::CString::new(data)?;
-    rustix::mount::mount(&options.source, mountpoint, "fuse.librorum", flags, data.as_c_str())?;
-    Ok(device)
-}
-
-/// What `fusermount3` is told.
-fn helper_options(options: &MountOptions) -> Vec<MountOption> {
-    let mut chosen = vec![
-        MountOption::FSName(options.source.clone()),
-        MountOption::Subtype("librorum".to_owned()),
-        MountOption::DefaultPermissions,
-        if options.read_only { MountOption::RO } else { MountOption::RW },
-        MountOption::NoDev,
-        MountOption::NoSuid,
-    ];
-    if options.no_exec {
-        chosen.push(MountOption::NoExec);
-    }
-    if options.no_atime {
-        chosen.push(MountOption::NoAtime);
-    }
-    chosen
-}
-
-/// Unmounts a file system.
-#[derive(Clone, Debug)]
-pub struct Unmounter {
-    mountpoint: PathBuf,
-}
-
-impl Unmounter {
-    /// Where it is mounted.
-    #[must_use]
-    pub fn mountpoint(&self) -> &Path {
-        &self.mountpoint
-    }
-
-    /// Takes the file system out of the tree now; it ends when its last open file is closed.
-    ///
-    /// # Errors
-    ///
-    /// What unmounting answers, for example that it is not mounted.
-    pub fn unmount_lazily(&self) -> io::Result<()> {
-        unmount(&self.mountpoint, UnmountFlags::DETACH, &["-u", "-z"])
-    }
-
-    /// Unmounts it if no file is open.
-    ///
-    /// # Errors
-    ///
-    /// `EBUSY` if it is in use, or what else unmounting answers.
-    pub fn unmount(&self) -> io::Result<()> {
-        unmount(&self.mountpoint, UnmountFlags::empty(), &["-u"])
-    }
-}
-
-fn unmount(mountpoint: &Path, flags: UnmountFlags, helper_arguments: &[&str]) -> io::Result<()> {
-    match rustix::mount::unmount(mountpoint, flags) {
-        Ok(()) => Ok(()),
-        Err(rustix::io::Errno::PERM) => {
-            let output = std::process::Command::new("fusermount3")
-                .args(helper_arguments)
-                .arg("--")
-                .arg(mountpoint)
-                .output()?;
-            if output.status.success() {
-                Ok(())
-            } else {
-                let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-                Err(io::Error::other(message))
-            }
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
 #[derive(Debug)]
 struct Adapter<H> {
     handler: Arc<H>,
@@ -254,67 +153,6 @@ macro_rules! answer {
             Err(error) => $reply.error(errno(error)),
         }
     };
-}
-
-fn system_time(time: Timestamp) -> SystemTime {
-    let nanos = Duration::from_nanos(u64::from(time.nanos));
-    let whole = Duration::from_secs(time.secs.unsigned_abs());
-    let base =
-        if time.secs < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
-    base.and_then(|base| base.checked_add(nanos)).unwrap_or(UNIX_EPOCH)
-}
-
-/// See the module's notes on times before 1970.
-fn timestamp(time: SystemTime) -> Timestamp {
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(since) => {
-            Timestamp::new(i64::try_from(since.as_secs()).unwrap_or(i64::MAX), since.subsec_nanos())
-        }
-        Err(before) => {
-            let before = before.duration();
-            let secs = i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
-            Timestamp::new(-secs, before.subsec_nanos())
-        }
-    }
-}
-
-fn time_change(time: TimeOrNow) -> TimeChange {
-    match time {
-        TimeOrNow::SpecificTime(time) => TimeChange::At(timestamp(time)),
-        TimeOrNow::Now => TimeChange::Now,
-    }
-}
-
-fn file_type(kind: NodeKind) -> FileType {
-    match kind {
-        NodeKind::Regular => FileType::RegularFile,
-        NodeKind::Directory => FileType::Directory,
-        NodeKind::Symlink => FileType::Symlink,
-        NodeKind::Fifo => FileType::NamedPipe,
-        NodeKind::Socket => FileType::Socket,
-        NodeKind::CharDevice => FileType::CharDevice,
-        NodeKind::BlockDevice => FileType::BlockDevice,
-    }
-}
-
-fn file_attr(attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attr.ino),
-        size: attr.size_bytes,
-        blocks: attr.allocated_bytes.div_ceil(512),
-        atime: system_time(attr.atime),
-        mtime: system_time(attr.mtime),
-        ctime: system_time(attr.ctime),
-        crtime: UNIX_EPOCH,
-        kind: file_type(attr.kind),
-        perm: attr.mode,
-        nlink: attr.nlink,
-        uid: attr.uid,
-        gid: attr.gid,
-        rdev: attr.rdev,
-        blksize: 4096,
-        flags: 0,
-    }
 }
 
 fn send_entry(reply: ReplyEntry, result: Reply<Attr>) {

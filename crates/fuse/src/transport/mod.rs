@@ -4,7 +4,9 @@
 //! at once and moves those that may wait for a disk to threads of their own, so a request that
 //! waits never delays another. Inode number 1 is the root.
 
+mod convert;
 mod fuser_session;
+mod mounting;
 mod offload;
 
 use std::fs::File;
@@ -14,7 +16,8 @@ use std::time::Duration;
 
 use librorum_format::Timestamp;
 
-pub use fuser_session::{Session, Unmounter};
+pub use fuser_session::Session;
+pub use mounting::Unmounter;
 
 /// An errno, as the kernel takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
