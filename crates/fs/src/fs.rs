@@ -159,6 +159,7 @@ impl Fs {
         if !fs.options.read_only {
             fs.mark_open()?;
             fs.recover()?;
+            fs.rebuild_lost_index();
             fs.start_thread("seal", Self::seal_loop);
             fs.start_thread("reclaim", Self::reclaim_loop);
             fs.start_thread("staging-pool", |fs| fs.pool.run());
@@ -173,6 +174,25 @@ impl Fs {
             Ok(thread) => lock(&self.threads).push(thread),
             // Everything still works, but for the background's share.
             Err(error) => tracing::error!(%error, name, "cannot start a background thread"),
+        }
+    }
+
+    /// Fills the dedup index again if it was lost. On a thread of its own that nobody waits for: it
+    /// reads every chunk table, and what it has not found yet costs duplicates only.
+    fn rebuild_lost_index(&self) {
+        if !self.store.index_was_lost() {
+            return;
+        }
+        let store = Arc::clone(&self.store);
+        let started =
+            std::thread::Builder::new().name("index".to_owned()).spawn(move || {
+                match store.rebuild_index(&mut |_| {}) {
+                    Ok(count) => tracing::info!(count, "the dedup index was rebuilt"),
+                    Err(error) => tracing::warn!(%error, "the dedup index was not rebuilt"),
+                }
+            });
+        if let Err(error) = started {
+            tracing::warn!(%error, "the dedup index was not rebuilt");
         }
     }
 

@@ -69,7 +69,7 @@ pub enum MetaError {
     /// The database is older than what was acknowledged as durable.
     #[error(
         "the metadata ends at {found:?}, but {acknowledged:?} was durable: \
-         the disk lost writes; restore a dump or run fsck --repair"
+         the disk lost writes; 'librorum fsck --repair' goes on from what is left"
     )]
     LostWrites { found: librorum_format::TxnId, acknowledged: librorum_format::TxnId },
     /// The engine's files have another schema.
