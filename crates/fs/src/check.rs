@@ -10,7 +10,7 @@
 //! * F6: a staging file that an inode names has no chunk table.
 //! * F5: (reading data) every chunk's bytes hash to its name.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use librorum_format::{Extent, Ino, SegmentId, SegmentTable};
 use librorum_meta::{Content, Meta};
@@ -284,9 +284,13 @@ impl Fs {
     /// F4.
     fn check_leftovers(&self, repair: bool, report: &mut dyn FnMut(Finding)) -> Result<()> {
         let mut leftovers = Vec::new();
+        let spares: HashSet<SegmentId> = self.spares().into_iter().collect();
         for segment in self.store.segments() {
             let (segment, has_bytes, _) = segment?;
-            if self.meta.segment_is_named(segment)? || self.is_condemned(segment)? {
+            if self.meta.segment_is_named(segment)?
+                || self.is_condemned(segment)?
+                || spares.contains(&segment)
+            {
                 continue;
             }
             let bytes = if has_bytes { self.store.bytes_len(segment)? } else { 0 };
@@ -361,9 +365,10 @@ impl Fs {
     /// The disk's.
     pub fn sweepable(&self) -> Result<Vec<(SegmentId, u64)>> {
         let mut found = Vec::new();
+        let spares: HashSet<SegmentId> = self.spares().into_iter().collect();
         for segment in self.store.segments() {
             let (segment, has_bytes, _) = segment?;
-            if !self.meta.segment_is_named(segment)? {
+            if !spares.contains(&segment) && !self.meta.segment_is_named(segment)? {
                 let bytes = if has_bytes {
                     let stat = self.store.bytes_stat(segment)?;
                     u64::try_from(stat.st_blocks).unwrap_or(0) * 512

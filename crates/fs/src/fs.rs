@@ -108,6 +108,12 @@ impl std::fmt::Debug for Invalidate {
 /// Exists while the volume is open, and after a crash.
 const OPEN_MARK: &str = "open";
 
+/// Lists empty staging files that a closed volume keeps for the next mount.
+const SPARES: &str = "spares";
+
+/// So many of them; the rest is deleted.
+const SPARE_MAX: usize = 4096;
+
 /// Inodes are walked in pages of this many.
 pub(crate) const PAGE: usize = 1024;
 
@@ -159,6 +165,10 @@ impl Fs {
         if !fs.options.read_only {
             fs.mark_open()?;
             fs.recover()?;
+            // After a crash the list may be an old one; the search for leftovers finds them all.
+            if !fs.reclaim.is_scan_pending() {
+                fs.pool.adopt(fs.spares());
+            }
             fs.rebuild_lost_index();
             fs.start_thread("seal", Self::seal_loop);
             fs.start_thread("reclaim", Self::reclaim_loop);
@@ -268,6 +278,38 @@ impl Fs {
         }
         self.reclaim.scan_leftovers();
         Ok(())
+    }
+
+    /// Remembers empty staging files for the next mount: deleting thousands of them would slow down
+    /// every create on the disk for the next half minute (design 0001).
+    fn keep_spares(&self, unused: &[SegmentId]) -> Result<()> {
+        let (kept, deleted) = unused.split_at(unused.len().min(SPARE_MAX));
+        for &segment in deleted {
+            self.store.remove(segment)?;
+        }
+        let mut list = String::new();
+        for &segment in kept {
+            // A file of the pool that was never used is empty; one that was is emptied already.
+            if self.store.bytes_len(segment).is_ok_and(|len| len == 0) {
+                list.push_str(&format!("{segment}\n"));
+            } else {
+                self.store.remove(segment)?;
+            }
+        }
+        let path = self.volume.dir.join(SPARES);
+        std::fs::write(&path, list).map_err(|source| FsError::Volume { path, source })
+    }
+
+    /// The spares that the last mount left, each checked: the list is advice.
+    pub(crate) fn spares(&self) -> Vec<SegmentId> {
+        let list = std::fs::read_to_string(self.volume.dir.join(SPARES)).unwrap_or_default();
+        list.lines()
+            .filter_map(|line| u64::from_str_radix(line, 16).ok().map(SegmentId))
+            .filter(|&segment| {
+                self.store.bytes_len(segment).is_ok_and(|len| len == 0)
+                    && self.meta.segment_is_named(segment).is_ok_and(|named| !named)
+            })
+            .collect()
     }
 
     fn mark_closed(&self) -> Result<()> {
@@ -384,9 +426,7 @@ impl Fs {
         if self.options.read_only {
             return Ok(());
         }
-        for segment in self.pool.unused() {
-            self.store.remove(segment)?;
-        }
+        self.keep_spares(&self.pool.unused())?;
         // Files that the kernel had open when it went away are closed now.
         for node in self.table.nodes() {
             let recorded = self.record_staged(&node, &mut lock(&node.state));

@@ -79,6 +79,11 @@ impl Pool {
         lock(&self.state).ready.push(backing);
     }
 
+    /// Takes emptied files that an earlier mount left.
+    pub(crate) fn adopt(&self, emptied: Vec<SegmentId>) {
+        lock(&self.state).emptied.extend(emptied);
+    }
+
     /// Remembers who has a file open, under its present name.
     pub(crate) fn watch(&self, backing: &Backing) {
         lock(&self.live).insert(backing.segment(), Arc::downgrade(backing.file()));

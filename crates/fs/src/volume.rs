@@ -86,6 +86,7 @@ impl Volume {
             "open",
             "log",
             "dumps",
+            "spares",
         ];
         for entry in fs::read_dir(dir).map_err(volume_error(dir))? {
             let name = entry.map_err(volume_error(dir))?.file_name();
