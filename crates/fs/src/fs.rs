@@ -112,7 +112,7 @@ const OPEN_MARK: &str = "open";
 const SPARES: &str = "spares";
 
 /// So many of them; the rest is deleted.
-const SPARE_MAX: usize = 4096;
+const SPARE_MAX: usize = 1 << 16;
 
 /// Inodes are walked in pages of this many.
 pub(crate) const PAGE: usize = 1024;
@@ -167,7 +167,8 @@ impl Fs {
             fs.recover()?;
             // After a crash the list may be an old one; the search for leftovers finds them all.
             if !fs.reclaim.is_scan_pending() {
-                fs.pool.adopt(fs.spares());
+                // Thousands of small checks, which the first files need not wait for.
+                fs.start_thread("spares", |fs| fs.pool.adopt(fs.spares()));
             }
             fs.rebuild_lost_index();
             fs.start_thread("seal", Self::seal_loop);

@@ -22,8 +22,8 @@ const READY_MAX: usize = 512;
 /// consecutive ids share a folder.
 const BATCH: usize = 256;
 
-/// Emptied files that are kept; more are deleted.
-const EMPTIED_MAX: usize = 16384;
+/// Emptied files that are kept; more are deleted. 2 MiB of ids, and as many inodes of the disk's.
+const EMPTIED_MAX: usize = 1 << 18;
 
 #[derive(Debug)]
 pub(crate) struct Pool {

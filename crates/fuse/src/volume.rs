@@ -405,7 +405,13 @@ impl Handler for VolumeHandler {
             // Tells getfacl and cp that there are none to be had.
             return Err(errno(ErrorKind::Unsupported));
         }
-        self.fs.xattr(Ino(ino), name).map_err(failed)
+        match self.fs.xattr(Ino(ino), name) {
+            // `ls -l` asks for the label of every file, unless it is told once that there are none.
+            Err(error) if name == b"security.selinux" && error.kind() == ErrorKind::NoAttribute => {
+                Err(errno(ErrorKind::Unsupported))
+            }
+            found => found.map_err(failed),
+        }
     }
 
     fn listxattr(&self, ino: u64) -> Reply<Vec<u8>> {
