@@ -115,10 +115,10 @@ impl Fs {
         }
     }
 
-    /// Whether [`Fs::create`] may wait, because too much waits for sealing.
+    /// Whether [`Fs::create`] may wait: for staging files, or because too much waits for sealing.
     #[must_use]
     pub fn create_may_wait(&self) -> bool {
-        self.sealer.is_over_limit(self.options.unsealed_bytes_max)
+        self.pool.ready_count() == 0 || self.sealer.is_over_limit(self.options.unsealed_bytes_max)
     }
 
     /// Opens a regular file.

@@ -15,12 +15,16 @@ use librorum_store::{Store, StoreError};
 
 use crate::node::{Backing, lock};
 
-/// Enough for a burst of creates while the next batch is synced.
-const READY_MAX: usize = 512;
+/// The smallest batch: its fsync's share of a create is a few microseconds on a quiet disk. The next
+/// batch is made when half of it is left.
+const BATCH_MIN: usize = 256;
 
-/// One fsync per this many files keeps its share of a create at a microsecond or two. 64
-/// consecutive ids share a folder.
-const BATCH: usize = 256;
+/// The largest. A busy disk needs tens of milliseconds for an fsync however little there is to sync,
+/// so a batch that was not enough is followed by one twice as large.
+const BATCH_MAX: usize = 4096;
+
+/// A taker waits this long for a batch before it makes a file of its own.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Emptied files that are kept; more are deleted. 2 MiB of ids, and as many inodes of the disk's.
 const EMPTIED_MAX: usize = 1 << 18;
@@ -30,6 +34,7 @@ pub(crate) struct Pool {
     store: Arc<Store>,
     state: Mutex<PoolState>,
     wanted: Condvar,
+    made: Condvar,
     /// Whether anybody still reads a file by a descriptor, whatever it is named by now: such a file
     /// must not become another one's.
     live: Mutex<HashMap<SegmentId, Weak<File>>>,
@@ -39,12 +44,26 @@ pub(crate) struct Pool {
 struct PoolState {
     ready: Vec<Backing>,
     emptied: Vec<SegmentId>,
+    /// With fewer files ready than this the next batch is made.
+    low_water: usize,
+    /// The refill waits to be woken.
+    is_refill_idle: bool,
+    /// Somebody found the pool empty.
+    is_starved: bool,
+    /// The last batch could not be made.
+    failed: bool,
     closed: bool,
 }
 
 impl Pool {
     pub(crate) fn new(store: Arc<Store>) -> Self {
-        Self { store, state: Mutex::default(), wanted: Condvar::new(), live: Mutex::default() }
+        Self {
+            store,
+            state: Mutex::default(),
+            wanted: Condvar::new(),
+            made: Condvar::new(),
+            live: Mutex::default(),
+        }
     }
 
     /// An empty staging file whose name is durable.
@@ -54,21 +73,27 @@ impl Pool {
     /// The store's, if one has to be made now.
     pub(crate) fn take(&self) -> Result<Backing, StoreError> {
         let mut state = lock(&self.state);
+        while state.ready.is_empty() && !state.closed {
+            // Faster than the refill, which is told to make more at a time.
+            state.is_starved = true;
+            self.wanted.notify_one();
+            let (next, timeout) =
+                self.made.wait_timeout(state, PATIENCE).unwrap_or_else(PoisonError::into_inner);
+            state = next;
+            if timeout.timed_out() || state.failed {
+                break;
+            }
+        }
         let taken = state.ready.pop();
-        if state.ready.len() < READY_MAX / 2 {
+        // A wake-up costs more than the rest of this function.
+        if state.is_refill_idle && state.ready.len() < state.low_water {
             self.wanted.notify_one();
         }
         drop(state);
         let backing = match taken {
             Some(backing) => backing,
-            None => {
-                // Faster than the refill. A small batch: the caller waits for all of it.
-                let mut made = self.make(16)?;
-                let taken = made.pop().expect("a batch of 16 has a last file");
-                lock(&self.state).ready.append(&mut made);
-                self.wanted.notify_one();
-                taken
-            }
+            // The refill fails, or does not run any more: the caller gets the reason.
+            None => self.make(1)?.pop().expect("a batch of one has a file"),
         };
         self.watch(&backing);
         Ok(backing)
@@ -123,28 +148,39 @@ impl Pool {
     /// volume that is only read stays as it is.
     pub(crate) fn run(&self) {
         let state = lock(&self.state);
-        let mut state = self
-            .wanted
-            .wait_while(state, |state| !state.closed && state.ready.is_empty())
-            .unwrap_or_else(PoisonError::into_inner);
+        let is_idle = |state: &mut PoolState| !state.closed && !state.is_starved;
+        let mut state =
+            self.wanted.wait_while(state, is_idle).unwrap_or_else(PoisonError::into_inner);
+        let mut batch = BATCH_MIN;
         loop {
-            while !state.closed && state.ready.len() >= READY_MAX / 2 {
+            while !state.closed && !state.is_starved && state.ready.len() >= state.low_water {
+                state.is_refill_idle = true;
                 state = self.wanted.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.is_refill_idle = false;
             }
             if state.closed {
+                self.made.notify_all();
                 return;
             }
+            if std::mem::take(&mut state.is_starved) && !state.failed {
+                batch = (2 * batch).min(BATCH_MAX);
+            } else {
+                batch = (batch / 2).max(BATCH_MIN);
+            }
+            state.low_water = batch / 2;
             drop(state);
-            let made = self.make(BATCH);
+            let made = self.make(batch);
             state = lock(&self.state);
+            state.failed = made.is_err();
             match made {
                 Ok(mut made) => state.ready.append(&mut made),
                 Err(error) => {
-                    // The next taker meets the same failure and reports it to its caller.
                     tracing::warn!(%error, "staging files cannot be made ahead");
+                    self.made.notify_all();
                     state = self.wanted.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
             }
+            self.made.notify_all();
         }
     }
 
@@ -152,6 +188,7 @@ impl Pool {
     pub(crate) fn close(&self) {
         lock(&self.state).closed = true;
         self.wanted.notify_all();
+        self.made.notify_all();
     }
 
     /// The files that were not used, once [`Pool::run`] has ended.

@@ -30,7 +30,12 @@ pub(crate) const FOLDER_RUN_IDS: u64 = 64;
 pub(crate) struct Layout {
     dir: PathBuf,
     data: OwnedFd,
+    /// Whether the disk makes changes of names durable in the order in which they were made.
+    is_ordered: bool,
 }
+
+/// The logs of ext4 and XFS are ordered, and on tmpfs nothing lasts. Magic numbers of statfs(2).
+const ORDERED_DISKS: [u64; 3] = [0xef53, 0x5846_5342, 0x0102_1994];
 
 /// Which of a segment's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +81,13 @@ impl Layout {
         let path = dir.join("data");
         let data = open_dir(&path)?;
         match rustix::fs::flock(&data, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { dir: dir.to_owned(), data }),
+            Ok(()) => {
+                let disk = rustix::fs::fstatfs(&data)
+                    .map_err(|errno| at("statfs", &path)(errno.into()))?;
+                let is_ordered =
+                    u64::try_from(disk.f_type).is_ok_and(|kind| ORDERED_DISKS.contains(&kind));
+                Ok(Self { dir: dir.to_owned(), data, is_ordered })
+            }
             Err(Errno::WOULDBLOCK) => Err(StoreError::Busy { path: dir.to_owned() }),
             Err(errno) => Err(at("lock", &path)(errno.into())),
         }
@@ -189,9 +200,16 @@ impl Layout {
         }
     }
 
-    /// Makes the names in the folders of these segments durable, each folder once.
+    /// Whether the disk makes changes of names durable in the order in which they were made.
+    pub(crate) fn is_ordered(&self) -> bool {
+        self.is_ordered
+    }
+
+    /// Makes the names in the folders of these segments durable, each folder once. The last of them
+    /// must be the one whose name changed last: on an ordered disk its folder takes the others along.
     pub(crate) fn sync_folders(&self, segments: &[SegmentId]) -> Result<(), StoreError> {
-        let mut folders: Vec<u8> = segments.iter().copied().map(folder).collect();
+        let needed = if self.is_ordered { segments.len().saturating_sub(1) } else { 0 };
+        let mut folders: Vec<u8> = segments[needed..].iter().copied().map(folder).collect();
         folders.sort_unstable();
         folders.dedup();
         for folder in folders {

@@ -14,10 +14,6 @@ use crate::error::StoreError;
 use crate::layout::{Part, on};
 use crate::store::Store;
 
-/// On these the log makes changes durable in the order in which they were made, so a durable rename
-/// implies the truncation before it. Magic numbers of statfs(2).
-const ORDERED_DISKS: [u64; 3] = [0xef53, 0x5846_5342, 0x0102_1994];
-
 impl Store {
     /// Empties a segment's file and keeps it for [`Self::recycle`], if it is a staging file with one
     /// name; false, and nothing is done, otherwise. The caller knows that nothing names it, durably,
@@ -51,8 +47,8 @@ impl Store {
         for (&old, &new) in emptied.iter().zip(&ids) {
             self.layout.rename(old, new)?;
             let file = self.layout.open_bytes(new, OFlags::RDWR)?;
-            let disk = rustix::fs::fstatfs(&file).map_err(on("statfs", new))?;
-            if !ORDERED_DISKS.contains(&u64::try_from(disk.f_type).unwrap_or(0)) {
+            // On an ordered disk a durable rename implies the truncation before it.
+            if !self.layout.is_ordered() {
                 rustix::fs::fsync(&file).map_err(on("sync", new))?;
             }
             files.push((new, file));
