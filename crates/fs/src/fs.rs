@@ -272,6 +272,13 @@ impl Fs {
             rustix::fs::fsync(&dir).map_err(|error| volume_error(error.into()))?;
             return Ok(());
         }
+        // An old list would hide from the search, and from fsck, what it names.
+        match std::fs::remove_file(self.volume.dir.join(SPARES)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(FsError::Volume { path: self.volume.dir.join(SPARES), source: error });
+            }
+            _ => {}
+        }
         // Every id from here on is this process's own; the leftovers' are older.
         for (segment, _) in self.store.create_staging(1)? {
             self.first_own_segment.store(segment.0, Ordering::Relaxed);
