@@ -177,7 +177,10 @@ impl Pool {
                 Err(error) => {
                     tracing::warn!(%error, "staging files cannot be made ahead");
                     self.made.notify_all();
-                    state = self.wanted.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    // Closed while it was made: nobody will wake us any more.
+                    if !state.closed {
+                        state = self.wanted.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    }
                 }
             }
             self.made.notify_all();

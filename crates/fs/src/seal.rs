@@ -25,6 +25,10 @@ const PACKED_MAX_BYTES: u64 = 64 << 10;
 const PACK_BYTES: usize = 8 << 20;
 const PACK_FILE_COUNT: usize = 512;
 
+/// A writer waits this long for the sealer to catch up. Longer means that sealing fails, on a full disk
+/// for example, and then the writer's own failure tells more than a program that hangs.
+const SEALING_PATIENCE: Duration = Duration::from_secs(60);
+
 /// From this size on a thread of its own syncs a file while it is hashed.
 const SYNC_EARLY_MIN_BYTES: u64 = 16 << 20;
 
@@ -121,8 +125,13 @@ impl Fs {
     /// Waits while too many closed bytes wait for sealing: writers may not run away from it.
     pub(crate) fn wait_for_sealing(&self) {
         let limit = self.options.unsealed_bytes_max;
+        let start = librorum_sys::clock::monotonic();
         let mut state = lock(&self.sealer.state);
-        while state.unsealed_bytes > limit && !state.closed && !state.due.is_empty() {
+        while state.unsealed_bytes > limit
+            && !state.closed
+            && !state.due.is_empty()
+            && librorum_sys::clock::monotonic() - start < SEALING_PATIENCE
+        {
             self.sealer.wake.notify_one();
             let (next, _) = self
                 .sealer
