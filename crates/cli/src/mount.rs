@@ -23,9 +23,11 @@ use crate::control;
 /// After a signal, open files get this long before the mount goes away under them.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Readers of the kernel's requests: one per waiting client up to a few; what waits for a disk moves
-/// to threads of its own.
-const THREAD_COUNT: usize = 4;
+/// Threads that read the kernel's requests at once, at most; what waits does not count.
+fn reader_count() -> usize {
+    // With as many as CPUs, the callers would have none to run on.
+    std::thread::available_parallelism().map_or(1, |cpus| (cpus.get() / 2).clamp(1, 4))
+}
 
 #[derive(Debug, Args)]
 #[command(
@@ -222,7 +224,7 @@ impl Mount {
                 dev_and_suid: settings.dev_and_suid,
                 no_exec: settings.no_exec,
                 no_atime: settings.no_atime,
-                thread_count: THREAD_COUNT,
+                reader_count: reader_count(),
             },
         )
         .with_context(|| explain_mount_failure(mountpoint))?;

@@ -58,6 +58,9 @@ pub enum FsError {
     /// The answer would have to wait for the disk, which the caller excluded.
     #[error("would wait")]
     WouldWait,
+    /// The caller does not want to wait any longer.
+    #[error("interrupted")]
+    Interrupted,
     /// The mount is read-only.
     #[error("the volume is mounted read-only")]
     ReadOnly,
@@ -80,7 +83,7 @@ impl FsError {
             Self::Locked(_) => ErrorKind::Busy,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::NoSuchOffset { .. } => ErrorKind::NoSuchOffset,
-            Self::PreviousIo { .. } | Self::WouldWait => ErrorKind::Unavailable,
+            Self::PreviousIo { .. } | Self::WouldWait | Self::Interrupted => ErrorKind::Unavailable,
             Self::ReadOnly => ErrorKind::ReadOnly,
         }
     }

@@ -93,8 +93,8 @@ impl Handles {
 }
 
 impl Fs {
-    /// Whether [`Fs::open`] may wait for a disk: it does where bytes are copied, or a sealed file
-    /// is unsealed, or too much waits for sealing.
+    /// Whether opening may wait: for a disk where bytes are copied or a sealed file is unsealed, or
+    /// because too much waits for sealing ([`Fs::wait_for_room`]).
     #[must_use]
     pub fn open_may_wait(&self, ino: Ino, flags: OpenFlags) -> bool {
         if !flags.write && !flags.truncate {
@@ -115,7 +115,8 @@ impl Fs {
         }
     }
 
-    /// Whether [`Fs::create`] may wait: for staging files, or because too much waits for sealing.
+    /// Whether creating may wait: for staging files, or because too much waits for sealing
+    /// ([`Fs::wait_for_room`]).
     #[must_use]
     pub fn create_may_wait(&self) -> bool {
         self.pool.ready_count() == 0 || self.sealer.is_over_limit(self.options.unsealed_bytes_max)
@@ -129,7 +130,6 @@ impl Fs {
     pub fn open(&self, ino: Ino, flags: OpenFlags) -> Result<Opened> {
         if flags.write || flags.truncate {
             self.writable()?;
-            self.wait_for_sealing();
         }
         let node = self.table.node(ino);
         let mut state = lock(&node.state);
@@ -247,7 +247,6 @@ impl Fs {
         write: bool,
     ) -> Result<(Attributes, Opened)> {
         self.writable()?;
-        self.wait_for_sealing();
         // A reader needs no staging file; the first writer brings one.
         let backing = if write { Some(self.pool.take()?) } else { None };
         let new = NewInode {

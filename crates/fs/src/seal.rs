@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use librorum_format::{ChunkId, Encoding, Extent, Ino, Location, SegmentId};
 use librorum_meta::{Meta, MetaError, NewContent, SetContent};
 use librorum_store::Chunk;
 
-use crate::error::{Result, disk};
+use crate::error::{FsError, Result, disk};
 use crate::fs::{Fs, WholeUse};
 use crate::node::{Backing, Data, ExtentCache, Node, NodeState, Overlay, Service, lock};
 
@@ -122,24 +123,33 @@ impl Fs {
         }
     }
 
-    /// Waits while too many closed bytes wait for sealing: writers may not run away from it.
-    pub(crate) fn wait_for_sealing(&self) {
+    /// Waits while too many closed bytes wait for sealing, but not for ever: writers may not run away
+    /// from it. To be called before a file is created, or opened for writing.
+    ///
+    /// # Errors
+    ///
+    /// `Interrupted` soon after `interrupted` was set.
+    pub fn wait_for_room(&self, interrupted: &AtomicBool) -> Result<()> {
         let limit = self.options.unsealed_bytes_max;
         let start = librorum_sys::clock::monotonic();
         let mut state = lock(&self.sealer.state);
         while state.unsealed_bytes > limit
             && !state.closed
-            && !state.due.is_empty()
+            && (!state.due.is_empty() || state.in_progress > 0)
             && librorum_sys::clock::monotonic() - start < SEALING_PATIENCE
         {
+            if interrupted.load(Ordering::Relaxed) {
+                return Err(FsError::Interrupted);
+            }
             self.sealer.wake.notify_one();
             let (next, _) = self
                 .sealer
                 .room
-                .wait_timeout(state, Duration::from_millis(100))
+                .wait_timeout(state, Duration::from_millis(50))
                 .unwrap_or_else(PoisonError::into_inner);
             state = next;
         }
+        Ok(())
     }
 
     /// Seals everything that is closed, now, and answers when it is done. A file that cannot be

@@ -11,8 +11,8 @@ use rustix::fs::{FallocateFlags, RenameFlags};
 
 use crate::errno::errno;
 use crate::transport::{
-    Attr, AttrChange, Caller, DirEntry, Errno, FsUsage, Handler, Negotiated, NodeKind, OpenMode,
-    Opened, PassthroughFile, Reply, TimeChange, WOULD_WAIT, Wait,
+    Attr, AttrChange, Caller, DirEntry, Errno, FsUsage, Handler, Interrupt, Negotiated, NodeKind,
+    OpenMode, Opened, PassthroughFile, Reply, TimeChange, WOULD_WAIT, Wait,
 };
 
 /// Attributes change through this mount only, and what changes behind the kernel's back is told
@@ -83,6 +83,9 @@ fn failed(error: impl Into<FsError>) -> Errno {
     let error = error.into();
     if matches!(error, FsError::WouldWait) {
         return WOULD_WAIT;
+    }
+    if matches!(error, FsError::Interrupted) {
+        return Errno(rustix::io::Errno::INTR.raw_os_error());
     }
     if matches!(error, FsError::BadHandle { .. }) {
         return Errno(rustix::io::Errno::BADF.raw_os_error());
@@ -173,7 +176,7 @@ impl Handler for VolumeHandler {
 
     fn setattr(
         &self,
-        caller: Caller,
+        _caller: Caller,
         ino: u64,
         _handle: Option<u64>,
         change: &AttrChange,
@@ -182,8 +185,7 @@ impl Handler for VolumeHandler {
         let mut found = None;
         if let Some(size_bytes) = change.size_bytes {
             let mut truncated = self.fs.truncate(ino, size_bytes).map_err(failed)?;
-            // See fuser_session.rs: the flag that says so does not reach us.
-            if caller.uid != 0 && truncated.inode.mode & 0o6000 != 0 {
+            if change.kill_set_id && truncated.inode.mode & 0o6000 != 0 {
                 self.fs.clear_set_id(ino).map_err(failed)?;
                 truncated = self.fs.attributes(ino).map_err(failed)?;
             }
@@ -262,10 +264,19 @@ impl Handler for VolumeHandler {
         self.fs.open_may_wait(Ino(ino), open_flags(flags))
     }
 
-    fn open(&self, caller: Caller, ino: u64, flags: i32) -> Reply<Opened> {
+    fn open(
+        &self,
+        ino: u64,
+        flags: i32,
+        kill_set_id: bool,
+        interrupt: &Interrupt,
+    ) -> Reply<Opened> {
         let flags = open_flags(flags);
+        if flags.write || flags.truncate {
+            self.fs.wait_for_room(interrupt.flag()).map_err(failed)?;
+        }
         let opened = self.fs.open(Ino(ino), flags).map_err(failed)?;
-        if flags.truncate && caller.uid != 0 {
+        if flags.truncate && kill_set_id {
             self.fs.clear_set_id(Ino(ino)).map_err(failed)?;
         }
         Ok(self.opened(opened))
@@ -278,13 +289,14 @@ impl Handler for VolumeHandler {
     fn create(
         &self,
         caller: Caller,
-        parent: u64,
-        name: &[u8],
+        (parent, name): (u64, &[u8]),
         mode: u16,
         flags: i32,
+        interrupt: &Interrupt,
     ) -> Reply<(Attr, Opened)> {
         let new = new_inode(caller, FileKind::Regular, mode);
         let write = open_flags(flags).write;
+        self.fs.wait_for_room(interrupt.flag()).map_err(failed)?;
         let (found, opened) = self.fs.create(Ino(parent), name, &new, write).map_err(failed)?;
         Ok((self.attr(&found), self.opened(opened)))
     }
@@ -311,9 +323,9 @@ impl Handler for VolumeHandler {
         handle: u64,
         offset: u64,
         data: &[u8],
-        kill_privileges: bool,
+        kill_set_id: bool,
     ) -> Reply<()> {
-        self.fs.write(handle, offset, data, kill_privileges).map_err(failed)
+        self.fs.write(handle, offset, data, kill_set_id).map_err(failed)
     }
 
     fn fsync(&self, _ino: u64, handle: u64, data_only: bool) -> Reply<()> {
@@ -349,12 +361,7 @@ impl Handler for VolumeHandler {
         Ok(u32::try_from(copied).unwrap_or(u32::MAX))
     }
 
-    fn opendir(&self, ino: u64) -> Reply<u64> {
-        let inode = self.fs.attributes(Ino(ino)).map_err(failed)?.inode;
-        if inode.kind == FileKind::Directory { Ok(0) } else { Err(errno(ErrorKind::NotDirectory)) }
-    }
-
-    fn readdir(&self, ino: u64, _handle: u64, cookie: u64, limit: usize) -> Reply<Vec<DirEntry>> {
+    fn readdir(&self, ino: u64, cookie: u64, limit: usize) -> Reply<Vec<DirEntry>> {
         let mut entries = Vec::new();
         let after = self.add_dots(ino, cookie, |entry, _| entries.push(entry))?;
         let found = self.fs.readdir(Ino(ino), after, limit).map_err(failed)?;
@@ -362,13 +369,7 @@ impl Handler for VolumeHandler {
         Ok(entries)
     }
 
-    fn readdir_plus(
-        &self,
-        ino: u64,
-        _handle: u64,
-        cookie: u64,
-        limit: usize,
-    ) -> Reply<Vec<(DirEntry, Attr)>> {
+    fn readdir_plus(&self, ino: u64, cookie: u64, limit: usize) -> Reply<Vec<(DirEntry, Attr)>> {
         let mut entries = Vec::new();
         let after = self.add_dots(ino, cookie, |entry, attr| entries.push((entry, attr)))?;
         let found = self.fs.readdir_plus(Ino(ino), after, limit).map_err(failed)?;
@@ -381,8 +382,6 @@ impl Handler for VolumeHandler {
     fn taken(&self, ino: u64) {
         self.fs.reference(Ino(ino));
     }
-
-    fn releasedir(&self, _ino: u64, _handle: u64) {}
 
     fn fsyncdir(&self, _ino: u64) -> Reply<()> {
         self.fs.fsync_dir().map_err(failed)

@@ -8,8 +8,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use librorum_fuse::transport::{
-    Attr, AttrChange, Caller, DirEntry, Errno, FsUsage, Handler, MountOptions, Negotiated,
-    NodeKind, OpenMode, Opened, Reply, Session, Wait,
+    Attr, AttrChange, Caller, DirEntry, Errno, FsUsage, Handler, Interrupt, MountOptions,
+    Negotiated, NodeKind, OpenMode, Opened, Reply, Session, Wait,
 };
 use librorum_sys::clock;
 use rustix::io::Errno as E;
@@ -104,7 +104,7 @@ impl SimDisk {
             dev_and_suid: false,
             no_exec: false,
             no_atime: true,
-            thread_count: 4,
+            reader_count: 4,
         };
         let session = Session::mount(Arc::clone(&disk), &options)?;
         let server = std::thread::Builder::new()
@@ -465,7 +465,13 @@ impl Handler for Disk {
         false
     }
 
-    fn open(&self, _caller: Caller, ino: u64, flags: i32) -> Reply<Opened> {
+    fn open(
+        &self,
+        ino: u64,
+        flags: i32,
+        _kill_set_id: bool,
+        _interrupt: &Interrupt,
+    ) -> Reply<Opened> {
         self.lock().tree.open(ino, flags & O_TRUNC != 0)?;
         Ok(Self::opened())
     }
@@ -473,10 +479,10 @@ impl Handler for Disk {
     fn create(
         &self,
         caller: Caller,
-        parent: u64,
-        name: &[u8],
+        (parent, name): (u64, &[u8]),
         mode: u16,
         _flags: i32,
+        _interrupt: &Interrupt,
     ) -> Reply<(Attr, Opened)> {
         let Caller { uid, gid } = caller;
         let (kind, target) = (NodeKind::Regular, Vec::new());
@@ -509,11 +515,11 @@ impl Handler for Disk {
         _handle: u64,
         offset: u64,
         data: &[u8],
-        kill_privileges: bool,
+        kill_set_id: bool,
     ) -> Reply<()> {
         let mut state = self.lock();
         state.gate(Failing::Writes)?;
-        state.tree.write(ino, offset, data, kill_privileges)?;
+        state.tree.write(ino, offset, data, kill_set_id)?;
         state.counters.write_count += 1;
         state.counters.written_bytes += data.len() as u64;
         Ok(())
@@ -551,29 +557,17 @@ impl Handler for Disk {
         Ok(u32::try_from(bytes.len()).expect("at most COPY_BYTES_MAX"))
     }
 
-    fn opendir(&self, _ino: u64) -> Reply<u64> {
-        Ok(0)
-    }
-
-    fn readdir(&self, ino: u64, _handle: u64, cookie: u64, limit: usize) -> Reply<Vec<DirEntry>> {
+    fn readdir(&self, ino: u64, cookie: u64, limit: usize) -> Reply<Vec<DirEntry>> {
         self.lock().tree.entries(ino, cookie, limit)
     }
 
-    fn readdir_plus(
-        &self,
-        ino: u64,
-        _handle: u64,
-        cookie: u64,
-        limit: usize,
-    ) -> Reply<Vec<(DirEntry, Attr)>> {
+    fn readdir_plus(&self, ino: u64, cookie: u64, limit: usize) -> Reply<Vec<(DirEntry, Attr)>> {
         let state = self.lock();
         let entries = state.tree.entries(ino, cookie, limit)?;
         entries.into_iter().map(|entry| Ok((entry.clone(), state.tree.attr(entry.ino)?))).collect()
     }
 
     fn taken(&self, _ino: u64) {}
-
-    fn releasedir(&self, _ino: u64, _handle: u64) {}
 
     fn fsyncdir(&self, ino: u64) -> Reply<()> {
         self.sync(ino, false, true)

@@ -12,5 +12,6 @@ pub mod entropy;
 pub mod limits;
 mod lock;
 pub mod mapped;
+pub mod passthrough;
 
 pub use lock::{Holder, LockError, VolumeLock};

@@ -80,3 +80,47 @@ fn a_hanging_disk_does_not_delay_what_is_known(mode: Mode) {
     drop(file);
     drop(mount);
 }
+
+in_modes!(a_wait_for_the_sealer_can_be_interrupted: passthrough, cached);
+
+/// Who waits because too much is unsealed gets its signal at once, also while the sealer hangs.
+fn a_wait_for_the_sealer_can_be_interrupted(mode: Mode) {
+    let disk = LoopDisk::new(128);
+    let mount = Mount::on(mode, &["seal_after=3600000", "unsealed=8M"], disk.root());
+    for name in ["first", "second"] {
+        fs::write(mount.path(name), bytes(1, 1000)).unwrap();
+    }
+    // Durable, so that closing it needs no disk, and too much as soon as it is closed.
+    let big = File::create(mount.path("big")).unwrap();
+    (&big).write_all(&bytes(2, 12 << 20)).unwrap();
+    rustix::fs::fsync(&big).unwrap();
+    {
+        let _frozen = disk.freeze();
+        drop(big);
+        within("too much to be unsealed", || {
+            (mount.status()["staged_bytes"].as_u64().unwrap() > 8 << 20).then_some(())
+        });
+        let script = "class Alarm(Exception): pass\n\
+                      def ring(*_): raise Alarm\n\
+                      signal.signal(signal.SIGALRM, ring)\n\
+                      signal.setitimer(signal.ITIMER_REAL, 0.3)\n\
+                      try:\n    os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)\n\
+                      except Alarm:\n    sys.exit(0)\n\
+                      sys.exit('it was opened')";
+        for name in ["first", "new"] {
+            Python::script(script).arg(mount.path(name)).start().ok();
+        }
+        let mut killed = Python::script("os.open(sys.argv[1], os.O_WRONLY)");
+        let mut killed = killed.arg(mount.path("second")).spawn().unwrap();
+        let waits = |pid: u32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
+            stat.contains("request_wait_answer") || stat.contains("fuse")
+        };
+        within("an open to wait", || waits(killed.id()).then_some(()));
+        killed.kill().unwrap();
+        within("a killed process to end", || killed.try_wait().unwrap());
+    }
+    assert!(!mount.path("new").exists(), "an interrupted create made nothing");
+    fs::write(mount.path("new"), "works").unwrap();
+    assert!(fs::read(mount.path("big")).unwrap() == bytes(2, 12 << 20));
+}

@@ -1,13 +1,16 @@
-//! A file system as the kernel asks for it, free of any one FUSE library.
+//! A file system as the kernel asks for it, and the protocol in which it asks.
 //!
-//! Every method answers its request by returning. The transport calls them from several threads
-//! at once and moves those that may wait for a disk to threads of their own, so a request that
-//! waits never delays another. Inode number 1 is the root.
+//! Every method of [`Handler`] answers its request by returning. The transport calls them from several
+//! threads at once, so that a request that waits never delays another (`readers.rs`). Inode number 1
+//! is the root.
 
-mod convert;
-mod fuser_session;
+mod device;
+mod interrupt;
 mod mounting;
-mod offload;
+mod nearness;
+mod readers;
+mod session;
+mod wire;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -16,8 +19,9 @@ use std::time::Duration;
 
 use librorum_format::Timestamp;
 
-pub use fuser_session::Session;
+pub use interrupt::Interrupt;
 pub use mounting::Unmounter;
+pub use session::Session;
 
 /// An errno, as the kernel takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +83,8 @@ pub struct AttrChange {
     pub atime: Option<TimeChange>,
     pub mtime: Option<TimeChange>,
     pub ctime: Option<Timestamp>,
+    /// The change of size clears set-id bits: the caller lacks `CAP_FSETID`.
+    pub kill_set_id: bool,
 }
 
 /// A time to set.
@@ -95,7 +101,7 @@ pub enum TimeChange {
 pub struct PassthroughFile {
     file: Arc<File>,
     /// The registration; the kernel drops its side when this is dropped.
-    registration: OnceLock<Result<fuser::BackingId, Errno>>,
+    registration: OnceLock<Result<device::Backing, Errno>>,
 }
 
 impl PassthroughFile {
@@ -114,7 +120,7 @@ impl PassthroughFile {
     /// How many registrations have been made in this process: tests count them.
     #[must_use]
     pub fn registration_count() -> u64 {
-        fuser_session::registration_count()
+        session::registration_count()
     }
 }
 
@@ -143,7 +149,7 @@ pub struct Opened {
 /// Whether a call may wait for a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// It runs on a thread of its own.
+    /// No other request waits behind it.
     May,
     /// It must answer [`WOULD_WAIT`] instead; it is then asked again with [`Wait::May`].
     MustNot,
@@ -201,8 +207,8 @@ pub struct MountOptions {
     pub no_exec: bool,
     /// Never update access times.
     pub no_atime: bool,
-    /// Threads that read requests.
-    pub thread_count: usize,
+    /// Threads that read requests at once, at most.
+    pub reader_count: usize,
 }
 
 /// What the kernel agreed to.
@@ -217,7 +223,7 @@ pub struct Negotiated {
 /// A file system.
 ///
 /// Unless stated otherwise the meaning of a method is that of the system call it is named after.
-/// `handle` arguments come from `open`, `create` or `opendir`.
+/// `handle` arguments come from `open` or `create`. Directories are read without being opened.
 #[expect(clippy::missing_errors_doc, reason = "the errors are those of the system calls")]
 #[expect(missing_docs, reason = "the names are those of the system calls")]
 pub trait Handler: Send + Sync + 'static {
@@ -252,18 +258,22 @@ pub trait Handler: Send + Sync + 'static {
     fn rename(&self, from: (u64, &[u8]), to: (u64, &[u8]), flags: u32) -> Reply<()>;
     /// Whether `open` with these flags may wait for a disk.
     fn open_may_wait(&self, ino: u64, flags: i32) -> bool;
-    fn open(&self, caller: Caller, ino: u64, flags: i32) -> Reply<Opened>;
+    /// `kill_set_id`: with `O_TRUNC`, set-id bits are cleared. A wait for anything but a disk ends
+    /// with `EINTR` when `interrupt` is raised.
+    fn open(&self, ino: u64, flags: i32, kill_set_id: bool, interrupt: &Interrupt)
+    -> Reply<Opened>;
     /// Whether `create` may wait for a disk.
     fn create_may_wait(&self) -> bool {
         false
     }
+    /// Makes a file of this name in this directory.
     fn create(
         &self,
         caller: Caller,
-        parent: u64,
-        name: &[u8],
+        place: (u64, &[u8]),
         mode: u16,
         flags: i32,
+        interrupt: &Interrupt,
     ) -> Reply<(Attr, Opened)>;
     /// Appends at most `len` bytes to `out`; fewer only at the end of the file.
     fn read(
@@ -275,14 +285,14 @@ pub trait Handler: Send + Sync + 'static {
         wait: Wait,
         out: &mut Vec<u8>,
     ) -> Reply<()>;
-    /// `kill_privileges`: the write clears set-id bits.
+    /// `kill_set_id`: the write clears set-id bits.
     fn write(
         &self,
         ino: u64,
         handle: u64,
         offset: u64,
         data: &[u8],
-        kill_privileges: bool,
+        kill_set_id: bool,
     ) -> Reply<()>;
     fn fsync(&self, ino: u64, handle: u64, data_only: bool) -> Reply<()>;
     fn release(&self, ino: u64, handle: u64);
@@ -290,21 +300,13 @@ pub trait Handler: Send + Sync + 'static {
     fn lseek(&self, ino: u64, handle: u64, offset: i64, whence: i32) -> Reply<i64>;
     /// Answers how many bytes were copied, at most `len`.
     fn copy_file_range(&self, from: (u64, u64, u64), to: (u64, u64, u64), len: u64) -> Reply<u32>;
-    fn opendir(&self, ino: u64) -> Reply<u64>;
     /// Entries behind `cookie` (0: from the start), `.` and `..` included; an empty answer ends.
-    fn readdir(&self, ino: u64, handle: u64, cookie: u64, limit: usize) -> Reply<Vec<DirEntry>>;
+    fn readdir(&self, ino: u64, cookie: u64, limit: usize) -> Reply<Vec<DirEntry>>;
     /// The same with attributes. Entries that the kernel takes count as looked up, but for `.` and
     /// `..`; [`Handler::taken`] tells which it took.
-    fn readdir_plus(
-        &self,
-        ino: u64,
-        handle: u64,
-        cookie: u64,
-        limit: usize,
-    ) -> Reply<Vec<(DirEntry, Attr)>>;
+    fn readdir_plus(&self, ino: u64, cookie: u64, limit: usize) -> Reply<Vec<(DirEntry, Attr)>>;
     /// The kernel took this entry of a `readdir_plus`.
     fn taken(&self, ino: u64);
-    fn releasedir(&self, ino: u64, handle: u64);
     fn fsyncdir(&self, ino: u64) -> Reply<()>;
     fn statfs(&self) -> Reply<FsUsage>;
     fn getxattr(&self, ino: u64, name: &[u8]) -> Reply<Vec<u8>>;

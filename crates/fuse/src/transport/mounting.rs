@@ -1,19 +1,18 @@
 //! Putting a file system into the tree, and taking it out.
 
-use std::io;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use fuser::MountOption;
 use rustix::mount::UnmountFlags;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use super::MountOptions;
 
-/// mount(2). `fuser` would do it too, but without the type's second half, by which `mount`,
-/// `findmnt` and fstab know a file system.
-pub(super) fn mount_directly(
-    mountpoint: &Path,
-    options: &MountOptions,
-) -> io::Result<std::os::fd::OwnedFd> {
+/// mount(2). The type's second half is by what `mount`, `findmnt` and fstab know a file system.
+pub(super) fn mount_directly(mountpoint: &Path, options: &MountOptions) -> io::Result<OwnedFd> {
     use rustix::mount::MountFlags;
     let device = rustix::fs::open(
         "/dev/fuse",
@@ -43,23 +42,60 @@ pub(super) fn mount_directly(
     Ok(device)
 }
 
+/// Mounts with the set-id program of libfuse, which answers the open `/dev/fuse` through a socket that
+/// the variable `_FUSE_COMMFD` names (`fusermount3(1)`).
+pub(super) fn mount_by_helper(mountpoint: &Path, options: &MountOptions) -> io::Result<OwnedFd> {
+    let (ours, theirs) = rustix::net::socketpair(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::STREAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // As standard input, because that is the one descriptor that a child is sure to get.
+    let output = Command::new("fusermount3")
+        .arg("-o")
+        .arg(helper_options(options))
+        .arg("--")
+        .arg(mountpoint)
+        .env("_FUSE_COMMFD", "0")
+        .stdin(Stdio::from(theirs))
+        .output()?;
+    if !output.status.success() {
+        let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(io::Error::other(message));
+    }
+    let mut byte = [0];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    rustix::net::recvmsg(
+        &ours,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let device = ancillary.drain().find_map(|message| {
+        let RecvAncillaryMessage::ScmRights(mut fds) = message else { return None };
+        fds.next()
+    });
+    device.ok_or_else(|| io::Error::other("fusermount3 has mounted, but sent no descriptor"))
+}
+
 /// What `fusermount3` is told.
-pub(super) fn helper_options(options: &MountOptions) -> Vec<MountOption> {
-    let mut chosen = vec![
-        MountOption::FSName(options.source.clone()),
-        MountOption::Subtype("librorum".to_owned()),
-        MountOption::DefaultPermissions,
-        if options.read_only { MountOption::RO } else { MountOption::RW },
-        MountOption::NoDev,
-        MountOption::NoSuid,
-    ];
-    if options.no_exec {
-        chosen.push(MountOption::NoExec);
+fn helper_options(options: &MountOptions) -> String {
+    // A comma or a backslash in the name would begin another option.
+    let source = options.source.replace('\\', "\\\\").replace(',', "\\,");
+    let mut text = format!("fsname={source},subtype=librorum,default_permissions,nodev,nosuid");
+    for (option, set) in [
+        (",ro", options.read_only),
+        (",allow_other", options.allow_other),
+        (",noexec", options.no_exec),
+        (",noatime", options.no_atime),
+    ] {
+        if set {
+            text.push_str(option);
+        }
     }
-    if options.no_atime {
-        chosen.push(MountOption::NoAtime);
-    }
-    chosen
+    text
 }
 
 /// Unmounts a file system.
@@ -98,7 +134,7 @@ fn unmount(mountpoint: &Path, flags: UnmountFlags, helper_arguments: &[&str]) ->
     match rustix::mount::unmount(mountpoint, flags) {
         Ok(()) => Ok(()),
         Err(rustix::io::Errno::PERM) => {
-            let output = std::process::Command::new("fusermount3")
+            let output = Command::new("fusermount3")
                 .args(helper_arguments)
                 .arg("--")
                 .arg(mountpoint)
