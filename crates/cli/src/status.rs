@@ -2,14 +2,18 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use clap::Args;
-use librorum_fs::{Fs, FsOptions, Volume};
+use librorum_fs::{Fs, FsError, FsOptions, Volume};
 use librorum_sys::{Holder, VolumeLock};
 use serde_json::Value;
 
 use crate::{control, mountinfo, output};
+
+/// How long a volume that is held may fail to answer: its mount may just begin or end.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 #[command(
@@ -57,12 +61,13 @@ impl StatusArguments {
         let mut failed = false;
         for volume in volumes {
             match self.one(&volume) {
-                Ok(status) => {
+                Ok(Some(status)) => {
                     if !json {
                         print(&status);
                     }
                     all.push(status);
                 }
+                Ok(None) => {}
                 // One that cannot be asked must not hide the others.
                 Err(error) if self.path.is_none() => {
                     failed = true;
@@ -85,38 +90,94 @@ impl StatusArguments {
         Ok(ExitCode::from(u8::from(failed)))
     }
 
-    fn one(&self, volume: &Path) -> anyhow::Result<Value> {
-        let mut status = if VolumeLock::holder(volume).is_some() {
-            if self.seal {
-                control::ask(volume, "seal", &mut |_, _| {})?;
-            }
-            control::ask(volume, "status", &mut |_, _| {})?
-        } else {
-            let options = FsOptions {
-                read_only: !self.seal,
-                holder: holder("status"),
-                ..FsOptions::default()
+    /// The status of one volume; `None` for one of all the mounted ones that is mounted no more.
+    ///
+    /// A mount that begins is in the tree before it answers, and one that ends answers no more
+    /// before its volume is free; neither is a reason to fail.
+    fn one(&self, volume: &Path) -> anyhow::Result<Option<Value>> {
+        let start = librorum_sys::clock::monotonic();
+        loop {
+            let is_held = VolumeLock::holder(volume).is_some();
+            let found = if is_held {
+                self.ask(volume)
+            } else if self.path.is_none() {
+                Err(why_not_held(volume))
+            } else {
+                self.open(volume)
             };
-            let fs = Fs::open_volume(volume, options)?;
-            if self.seal {
-                fs.seal_all();
+            let error = match found {
+                Ok(status) => return with_users(volume, status).map(Some),
+                Err(error) => error,
+            };
+            let is_locked = matches!(error.downcast_ref(), Some(FsError::Locked(_)));
+            if self.path.is_none() && mounted_places(volume)?.is_empty() {
+                return Ok(None);
             }
-            let status = fs.status();
-            fs.shut_down()?;
-            serde_json::to_value(status?)?
-        };
-        let mounts: Vec<PathBuf> = mountinfo::mounted_volumes()?
-            .into_iter()
-            .filter(|mounted| mounted.volume == volume)
-            .map(|mounted| mounted.mountpoint)
-            .collect();
-        status["mounts"] = serde_json::to_value(mounts)?;
-        status["holder"] = VolumeLock::holder(volume).map_or(
-            Value::Null,
-            |holder| serde_json::json!({ "pid": holder.pid, "command": holder.command }),
-        );
-        Ok(status)
+            // It may have been mounted anew since it was found free.
+            let may_answer = is_held || is_locked || VolumeLock::holder(volume).is_some();
+            let waited = librorum_sys::clock::monotonic() - start;
+            if !may_answer || waited > PATIENCE {
+                return Err(error);
+            }
+            librorum_sys::clock::sleep(Duration::from_millis(20));
+        }
     }
+
+    /// From the process that has the volume mounted.
+    fn ask(&self, volume: &Path) -> anyhow::Result<Value> {
+        if self.seal {
+            // A close returns before the mount's process has heard of it. What is asked of the mount
+            // now is heard after it.
+            for place in mounted_places(volume)? {
+                if let Err(error) = rustix::fs::statvfs(&place) {
+                    tracing::debug!(%error, "closes may still be on their way");
+                }
+            }
+            control::ask(volume, "seal", &mut |_, _| {})?;
+        }
+        control::ask(volume, "status", &mut |_, _| {})
+    }
+
+    /// From the volume itself.
+    fn open(&self, volume: &Path) -> anyhow::Result<Value> {
+        let options =
+            FsOptions { read_only: !self.seal, holder: holder("status"), ..FsOptions::default() };
+        let fs = Fs::open_volume(volume, options)?;
+        if self.seal {
+            fs.seal_all();
+        }
+        let status = fs.status();
+        fs.shut_down()?;
+        Ok(serde_json::to_value(status?)?)
+    }
+}
+
+/// Why nobody holds a volume that is mounted. It is not opened to find out more: whoever mounts it
+/// anew would find it in use.
+fn why_not_held(volume: &Path) -> anyhow::Error {
+    match std::fs::File::open(volume.join("lock")) {
+        Ok(_) => anyhow!(
+            "the process that had it mounted is gone; 'librorum umount' takes the dead mount away"
+        ),
+        Err(error) => anyhow!(error).context("cannot look into the volume"),
+    }
+}
+
+/// Where a volume is mounted.
+fn mounted_places(volume: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mounted = mountinfo::mounted_volumes()?.into_iter();
+    let ours = mounted.filter(|mounted| mounted.volume == volume);
+    Ok(ours.map(|mounted| mounted.mountpoint).collect())
+}
+
+/// Adds where the volume is mounted and who has it.
+fn with_users(volume: &Path, mut status: Value) -> anyhow::Result<Value> {
+    status["mounts"] = serde_json::to_value(mounted_places(volume)?)?;
+    status["holder"] = VolumeLock::holder(volume).map_or(
+        Value::Null,
+        |holder| serde_json::json!({ "pid": holder.pid, "command": holder.command }),
+    );
+    Ok(status)
 }
 
 fn print(status: &Value) {

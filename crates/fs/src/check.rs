@@ -14,7 +14,7 @@ use std::collections::{HashMap, HashSet};
 
 use librorum_format::{Extent, Ino, SegmentId, SegmentTable};
 use librorum_meta::{Content, Meta};
-use librorum_store::{Chunk, Damage};
+use librorum_store::{Chunk, Damage, StoreError};
 use serde::Serialize;
 
 use crate::error::Result;
@@ -283,17 +283,28 @@ impl Fs {
 
     /// F4.
     fn check_leftovers(&self, repair: bool, report: &mut dyn FnMut(Finding)) -> Result<()> {
-        let mut leftovers = Vec::new();
         let spares: HashSet<SegmentId> = self.spares().into_iter().collect();
+        let mut unnamed = Vec::new();
         for segment in self.store.segments() {
             let (segment, has_bytes, _) = segment?;
-            if self.meta.segment_is_named(segment)?
-                || self.is_condemned(segment)?
-                || spares.contains(&segment)
-            {
+            if !self.meta.segment_is_named(segment)? && !spares.contains(&segment) {
+                unnamed.push((segment, has_bytes));
+            }
+        }
+        let condemned = self.all_condemned()?;
+        let mut leftovers = Vec::new();
+        for (segment, has_bytes) in unnamed {
+            // It may have been new, and got its name since.
+            if condemned.contains(&segment) || self.meta.segment_is_named(segment)? {
                 continue;
             }
-            let bytes = if has_bytes { self.store.bytes_len(segment)? } else { 0 };
+            let bytes = match self.store.bytes_len(segment) {
+                Ok(bytes) => bytes,
+                Err(StoreError::Missing { .. }) if !has_bytes => 0,
+                // Condemned when it was found, and deleted since.
+                Err(StoreError::Missing { .. }) => continue,
+                Err(error) => return Err(error.into()),
+            };
             report(Finding {
                 invariant: "F4".to_owned(),
                 message: format!("nothing names segment {segment} ({bytes} bytes long)"),
@@ -310,10 +321,16 @@ impl Fs {
         Ok(())
     }
 
-    fn is_condemned(&self, segment: SegmentId) -> Result<bool> {
-        let before = SegmentId(segment.0.saturating_sub(1));
-        let next = self.meta.condemned(before, 1)?;
-        Ok(next.first().is_some_and(|condemned| condemned.segment == segment))
+    /// Read in one pass: behind each single one there may be thousands of removed keys to skip.
+    fn all_condemned(&self) -> Result<HashSet<SegmentId>> {
+        let mut all = HashSet::new();
+        let mut after = SegmentId(0);
+        loop {
+            let page = self.meta.condemned(after, PAGE)?;
+            let Some(last) = page.last() else { return Ok(all) };
+            after = last.segment;
+            all.extend(page.iter().map(|condemned| condemned.segment));
+        }
     }
 
     /// F5: reads every sealed byte from the medium and compares it with its name.

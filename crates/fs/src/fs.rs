@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use librorum_format::{Ino, SegmentId};
 use librorum_meta::{Content, Embedded, EmbeddedOptions, Meta, SetAttr};
-use librorum_store::{Store, StoreOptions, VerifyPolicy};
-use librorum_sys::{Holder, VolumeLock};
+use librorum_store::{DiskOrder, Store, StoreOptions, VerifyPolicy};
+use librorum_sys::{Holder, LockError, VolumeLock};
 
 use crate::error::{FsError, Result, disk};
 use crate::node::{Node, Table, lock};
@@ -26,6 +28,10 @@ pub struct FsOptions {
     pub read_only: bool,
     /// Bytes of closed files that may wait for sealing before writers have to wait.
     pub unsealed_bytes_max: u64,
+    /// How long a writer waits for the sealer to catch up. Longer means that sealing fails, on a
+    /// full disk for example, and then the writer's own failure tells more than a program that
+    /// hangs.
+    pub sealing_patience_ms: u64,
     /// How long a file must have been closed before it is sealed.
     pub quiet_ms: u64,
     /// A sealed file that cannot be unsealed in place is copied up to this size when it is opened
@@ -33,6 +39,8 @@ pub struct FsOptions {
     pub copy_max_bytes: u64,
     /// Whether bytes are verified on every read, or when they enter the page cache.
     pub verify: VerifyPolicy,
+    /// What is known of the disk.
+    pub disk_order: DiskOrder,
     /// Open metadata that has lost operations which were durable, and go on from what is left.
     pub accept_lost_writes: bool,
     /// What others are told about the holder of the volume.
@@ -45,12 +53,15 @@ impl Default for FsOptions {
             read_only: false,
             // A few seconds of a fast disk: enough to ride out a burst, small beside any volume.
             unsealed_bytes_max: 8 << 30,
+            // A disk that is only slow has made room within seconds.
+            sealing_patience_ms: 60_000,
             // Long enough for an editor's write-close-reopen, short enough to be done when a user
             // looks.
             quiet_ms: 2000,
             // A copy of this takes about as long as one fsync.
             copy_max_bytes: 4 << 20,
             verify: VerifyPolicy::PageCache,
+            disk_order: DiskOrder::Ask,
             accept_lost_writes: false,
             holder: Holder {
                 pid: std::process::id(),
@@ -126,9 +137,9 @@ impl Fs {
     /// # Errors
     ///
     /// `Locked` names the holder; `NotVolume`, `Config`; what opening metadata and store answers.
-    pub fn open_volume(dir: &std::path::Path, options: FsOptions) -> Result<Arc<Self>> {
+    pub fn open_volume(dir: &Path, options: FsOptions) -> Result<Arc<Self>> {
         let volume = Volume::open(dir)?;
-        let volume_lock = VolumeLock::acquire(dir, &options.holder)?;
+        let volume_lock = acquire_lock(dir, &options.holder)?;
         let meta_options = EmbeddedOptions {
             accept_lost_writes: options.accept_lost_writes,
             ..EmbeddedOptions::default()
@@ -140,6 +151,7 @@ impl Fs {
                 chunking: volume.chunking,
                 compression: volume.config.compression,
                 verify: options.verify,
+                disk_order: options.disk_order,
                 ..StoreOptions::default()
             },
         )?;
@@ -532,6 +544,19 @@ impl Fs {
         }
         Ok(Some(self.open_backing(inode.ino, segment)?))
     }
+}
+
+/// Who only asks who holds a volume has its lock for an instant ([`VolumeLock::holder`]), so one
+/// that is held is tried again for a moment.
+fn acquire_lock(dir: &Path, holder: &Holder) -> std::result::Result<VolumeLock, LockError> {
+    const TRIES: usize = 10;
+    for _ in 1..TRIES {
+        match VolumeLock::acquire(dir, holder) {
+            Err(LockError::Held { .. }) => librorum_sys::clock::sleep(Duration::from_millis(10)),
+            other => return other,
+        }
+    }
+    VolumeLock::acquire(dir, holder)
 }
 
 impl Drop for Fs {

@@ -33,7 +33,7 @@ pub use check::{CheckOptions, Finding};
 pub use error::{FsError, Result};
 pub use fs::{Fs, FsOptions, InvalidateAttributes};
 pub use io::Wait;
-pub use librorum_store::VerifyPolicy;
+pub use librorum_store::{DiskOrder, VerifyPolicy};
 pub use node::Backing;
 pub use open::{OpenFlags, Opened, ServedBy};
 pub use seek::Seek;

@@ -252,6 +252,9 @@ impl Fs {
         let new = NewInode {
             kind: FileKind::Regular,
             staging: backing.as_ref().map(Backing::segment),
+            // The file from the pool may be younger than the request, and a time of it that is not
+            // before the inode's birth would count as that of a write (`attr.rs`).
+            now: librorum_sys::clock::now(),
             ..new.clone()
         };
         let created = self.meta.create(parent, name, &new);

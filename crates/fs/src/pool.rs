@@ -15,7 +15,12 @@ use librorum_store::{Store, StoreError};
 
 use crate::node::{Backing, lock};
 
-/// The smallest batch: its fsync's share of a create is a few microseconds on a quiet disk. The next
+/// The first batch: the first create after a mount waits for it, and making files is slow on a disk
+/// that has just deleted many. Each batch that is wanted after it is twice as large, up to
+/// [`BATCH_MIN`].
+const BATCH_FIRST: usize = 16;
+
+/// The smallest batch from then on: its fsync's share of a create is a few microseconds on a quiet disk. The next
 /// batch is made when half of it is left.
 const BATCH_MIN: usize = 256;
 
@@ -151,7 +156,7 @@ impl Pool {
         let is_idle = |state: &mut PoolState| !state.closed && !state.is_starved;
         let mut state =
             self.wanted.wait_while(state, is_idle).unwrap_or_else(PoisonError::into_inner);
-        let mut batch = BATCH_MIN;
+        let mut batch = 0;
         loop {
             while !state.closed && !state.is_starved && state.ready.len() >= state.low_water {
                 state.is_refill_idle = true;
@@ -162,11 +167,8 @@ impl Pool {
                 self.made.notify_all();
                 return;
             }
-            if std::mem::take(&mut state.is_starved) && !state.failed {
-                batch = (2 * batch).min(BATCH_MAX);
-            } else {
-                batch = (batch / 2).max(BATCH_MIN);
-            }
+            let is_starved = std::mem::take(&mut state.is_starved) && !state.failed;
+            batch = next_batch(batch, is_starved);
             state.low_water = batch / 2;
             drop(state);
             let made = self.make(batch);
@@ -205,5 +207,113 @@ impl Pool {
     /// How many files are ready.
     pub(crate) fn ready_count(&self) -> usize {
         lock(&self.state).ready.len()
+    }
+}
+
+/// The size of the batch after one of `last` files, which were enough or not.
+fn next_batch(last: usize, is_starved: bool) -> usize {
+    if is_starved || last < BATCH_MIN {
+        (2 * last).clamp(BATCH_FIRST, BATCH_MAX)
+    } else {
+        (last / 2).max(BATCH_MIN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::path::Path;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use librorum_store::StoreOptions;
+    use rustix::fs::{CWD, FileType, Mode, OFlags};
+
+    use super::*;
+
+    fn pool(dir: &Path) -> Arc<Pool> {
+        Store::create(dir).unwrap();
+        let store = Store::open(dir, &StoreOptions::default()).unwrap();
+        Arc::new(Pool::new(Arc::new(store)))
+    }
+
+    /// Runs the refill on a thread; it has ended when something arrives.
+    fn run(pool: &Arc<Pool>) -> mpsc::Receiver<()> {
+        let (ended, end) = mpsc::channel();
+        let pool = Arc::clone(pool);
+        std::thread::spawn(move || {
+            pool.run();
+            ended.send(()).ok();
+        });
+        end
+    }
+
+    fn has_ended(end: &mpsc::Receiver<()>) -> bool {
+        end.recv_timeout(Duration::from_secs(30)).is_ok()
+    }
+
+    #[test]
+    fn the_first_batch_is_small_and_later_ones_are_what_is_needed() {
+        let mut sizes = vec![next_batch(0, true)];
+        let mut follow = |is_starved| {
+            sizes.push(next_batch(*sizes.last().unwrap(), is_starved));
+        };
+        for _ in 0..5 {
+            follow(false);
+        }
+        for _ in 0..5 {
+            follow(true);
+        }
+        for _ in 0..5 {
+            follow(false);
+        }
+        let expected = [16, 32, 64, 128, 256, 256, 512, 1024, 2048, 4096, 4096, 2048, 1024, 512];
+        assert_eq!(sizes, [&expected[..], &[256, 256]].concat());
+    }
+
+    #[test]
+    fn a_taker_waits_for_the_first_batch_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let pool = pool(dir.path());
+        let end = run(&pool);
+        assert_eq!(pool.ready_count(), 0, "a volume that is only read stays as it is");
+        pool.take().unwrap();
+        assert_eq!(pool.ready_count(), BATCH_FIRST - 1);
+        pool.close();
+        assert!(has_ended(&end));
+    }
+
+    /// The refill slept after a batch that failed, and the call that closes the pool had woken it
+    /// while it was still at that batch: unmounting hung.
+    #[test]
+    fn the_refill_ends_when_the_pool_was_closed_while_a_batch_failed() {
+        let dir = tempfile::tempdir().unwrap();
+        let pool = pool(dir.path());
+        // The first batch leases ids, which writes this file: a full pipe keeps it waiting, and
+        // one that nobody reads any more fails it.
+        let draft = dir.path().join("ids.draft");
+        rustix::fs::mknodat(CWD, &draft, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let pipe = rustix::fs::open(&draft, OFlags::RDWR | OFlags::NONBLOCK, Mode::empty());
+        let mut pipe = File::from(pipe.unwrap());
+        while pipe.write(&[0; 4096]).is_ok() {}
+        while pipe.write(&[0]).is_ok() {}
+
+        let end = run(&pool);
+        lock(&pool.state).is_starved = true;
+        pool.wanted.notify_one();
+        let is_in_batch = || {
+            let open = std::fs::read_dir("/proc/self/fd").unwrap();
+            let paths = open.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
+            paths.filter(|path| *path == draft).count() == 2
+        };
+        while !is_in_batch() {
+            librorum_sys::clock::sleep(Duration::from_millis(1));
+        }
+        pool.close();
+        drop(pipe);
+        let ended = has_ended(&end);
+        pool.wanted.notify_all();
+        assert!(ended, "the refill sleeps in a closed pool");
+        assert!(lock(&pool.state).failed, "the batch was to fail");
     }
 }

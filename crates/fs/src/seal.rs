@@ -26,10 +26,6 @@ const PACKED_MAX_BYTES: u64 = 64 << 10;
 const PACK_BYTES: usize = 8 << 20;
 const PACK_FILE_COUNT: usize = 512;
 
-/// A writer waits this long for the sealer to catch up. Longer means that sealing fails, on a full disk
-/// for example, and then the writer's own failure tells more than a program that hangs.
-const SEALING_PATIENCE: Duration = Duration::from_secs(60);
-
 /// From this size on a thread of its own syncs a file while it is hashed.
 const SYNC_EARLY_MIN_BYTES: u64 = 16 << 20;
 
@@ -131,12 +127,13 @@ impl Fs {
     /// `Interrupted` soon after `interrupted` was set.
     pub fn wait_for_room(&self, interrupted: &AtomicBool) -> Result<()> {
         let limit = self.options.unsealed_bytes_max;
+        let patience = Duration::from_millis(self.options.sealing_patience_ms);
         let start = librorum_sys::clock::monotonic();
         let mut state = lock(&self.sealer.state);
         while state.unsealed_bytes > limit
             && !state.closed
             && (!state.due.is_empty() || state.in_progress > 0)
-            && librorum_sys::clock::monotonic() - start < SEALING_PATIENCE
+            && librorum_sys::clock::monotonic() - start < patience
         {
             if interrupted.load(Ordering::Relaxed) {
                 return Err(FsError::Interrupted);

@@ -1,6 +1,6 @@
 //! Cuts the power at many points, in many ways, and has each image checked.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,9 @@ use crate::rng::Rng;
 pub struct Plan {
     /// What the random images come from.
     pub seed: u64,
-    /// The points to cut at; in any order.
+    /// The points to cut at in turn: each model's two extremes are made at every one of them.
+    pub in_turn: Vec<usize>,
+    /// The points to cut at besides, with extremes and random images, as far as `images_max` goes.
     pub points: Vec<usize>,
     /// The disks to cut it on.
     pub models: Vec<Model>,
@@ -23,12 +25,13 @@ pub struct Plan {
     pub random_count: u64,
     /// Whether random images may have torn pages.
     pub torn: bool,
-    /// About how many images are made at most: of a larger plan the seed picks as many.
+    /// About how many images are made of `points` at most: of a larger plan the seed picks as many.
     pub images_max: u64,
 }
 
 impl Plan {
-    /// Every sync point, `between` random points, both models, torn pages allowed.
+    /// Every sync in turn, and besides that all syncs, `between` random points, and `random_count`
+    /// random images at each; both models, torn pages allowed.
     #[must_use]
     pub fn of(recording: &Recording, seed: u64, between: u64, random_count: u64) -> Self {
         let mut rng = Rng::part(seed, 0x706c_616e);
@@ -37,8 +40,26 @@ impl Plan {
         points.push(recording.len());
         points.sort_unstable();
         points.dedup();
+        // Nothing becomes durable between the ends of two syncs, so the least that is left is the
+        // same at all points from one to the next. Just before the next is where most of it has been
+        // acknowledged, and where the most can be left that is not durable.
+        let mut in_turn = recording.sync_ends();
+        in_turn.push(recording.len());
+        Self { in_turn, ..Self::at(points, seed, random_count) }
+    }
+
+    /// These points only.
+    #[must_use]
+    pub fn at(points: Vec<usize>, seed: u64, random_count: u64) -> Self {
         let models = vec![Model::Ext4, Model::Posix];
-        Self { seed, points, models, random_count, torn: true, images_max: u64::MAX }
+        let (in_turn, images_max) = (Vec::new(), u64::MAX);
+        Self { seed, in_turn, points, models, random_count, torn: true, images_max }
+    }
+
+    /// Keeps the points that a test has something to say about.
+    pub fn retain(&mut self, mut keep: impl FnMut(usize) -> bool) {
+        self.in_turn.retain(|point| keep(*point));
+        self.points.retain(|point| keep(*point));
     }
 }
 
@@ -82,10 +103,30 @@ pub fn seed() -> u64 {
 }
 
 /// How often a scenario is run: `LIBRORUM_SIM_ROUNDS`, or once.
+///
+/// # Panics
+///
+/// If the variable is not a number.
 #[must_use]
 pub fn rounds() -> u64 {
-    let text = std::env::var("LIBRORUM_SIM_ROUNDS").unwrap_or_default();
-    text.parse().unwrap_or(1)
+    wanted_rounds().unwrap_or(1).max(1)
+}
+
+/// Whether a scenario that is too dear for it otherwise is to cut the power at every sync in turn:
+/// `LIBRORUM_SIM_ROUNDS` is 0.
+///
+/// # Panics
+///
+/// If the variable is not a number.
+#[must_use]
+pub fn is_exhaustive() -> bool {
+    wanted_rounds() == Some(0)
+}
+
+fn wanted_rounds() -> Option<u64> {
+    let text = std::env::var_os("LIBRORUM_SIM_ROUNDS")?;
+    let text = text.to_string_lossy();
+    Some(text.parse().unwrap_or_else(|error| panic!("LIBRORUM_SIM_ROUNDS '{text}': {error}")))
 }
 
 /// Makes every image of the plan, writes it into a new directory and hands it to `check`, which
@@ -101,20 +142,22 @@ pub fn explore(
     plan: &Plan,
     mut check: impl FnMut(&Crash<'_>, &Path),
 ) -> io::Result<u64> {
-    let mut points = plan.points.clone();
-    points.sort_unstable();
-    points.dedup();
+    let in_turn: BTreeSet<usize> = plan.in_turn.iter().copied().collect();
+    let besides: BTreeSet<usize> = plan.points.iter().copied().collect();
     let mut replay = Replay::new(recording);
     let mut seen = HashSet::new();
     let mut image_count = 0;
-    let planned = (points.len() * plan.models.len()) as u64 * (2 + plan.random_count);
+    let planned = (besides.len() * plan.models.len()) as u64 * (2 + plan.random_count);
     let mut rng = Rng::part(plan.seed, 0x7069_636b);
-    for point in points {
+    for &point in in_turn.union(&besides) {
         replay.advance_to(point);
         let mark_count = recording.marks_before(point).count();
         for model in &plan.models {
             for survival in survivals(plan, point) {
-                if rng.below(planned) >= plan.images_max {
+                let is_extreme = matches!(survival, Survival::AllLost | Survival::AllKept);
+                let is_due = is_extreme && in_turn.contains(&point);
+                let is_picked = besides.contains(&point) && rng.below(planned) < plan.images_max;
+                if !is_due && !is_picked {
                     continue;
                 }
                 let choice = Choice { model: *model, survival, torn: plan.torn };

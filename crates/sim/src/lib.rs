@@ -27,7 +27,7 @@ mod rng;
 mod tree;
 
 pub use disk::{Counters, Failing, SimDisk};
-pub use explore::{Crash, Plan, explore, rounds, seed};
+pub use explore::{Crash, Plan, explore, is_exhaustive, rounds, seed};
 pub use image::Image;
 pub use log::Recording;
 pub use replay::{Choice, Model, Replay, Survival};

@@ -158,6 +158,14 @@ impl Recording {
         points
     }
 
+    /// One point for each sync: just before it is done.
+    #[must_use]
+    pub fn sync_ends(&self) -> Vec<usize> {
+        let is_end = |record: &Record| matches!(record.change, Change::SyncEnd { .. });
+        let ends = self.records.iter().enumerate().filter(|(_, record)| is_end(record));
+        ends.map(|(position, _)| position).collect()
+    }
+
     /// The marks that were set before `point`, in order.
     pub fn marks_before(&self, point: usize) -> impl Iterator<Item = &str> {
         self.records[..point].iter().filter_map(|record| {

@@ -21,11 +21,8 @@ fn sights<T: Ord>(
 ) -> BTreeSet<T> {
     let recording = disk.recording();
     let seed = seed();
-    let plan = Plan {
-        points: (from..=recording.len()).collect(),
-        models: models.to_vec(),
-        ..Plan::of(&recording, seed, 0, 60)
-    };
+    let plan =
+        Plan { models: models.to_vec(), ..Plan::at((from..=recording.len()).collect(), seed, 60) };
     let mut seen = BTreeSet::new();
     explore(&recording, &plan, |_, dir| {
         seen.insert(look(dir));
@@ -164,8 +161,7 @@ fn one_page_may_be_torn_at_its_sectors_and_a_sector_never() {
     file.write_all_at(&[2; 4096], 0).unwrap();
     let recording = disk.recording();
     for torn in [false, true] {
-        let plan =
-            Plan { points: vec![recording.len()], torn, ..Plan::of(&recording, seed(), 0, 200) };
+        let plan = Plan { torn, ..Plan::at(vec![recording.len()], seed(), 200) };
         let mut mixed = 0;
         explore(&recording, &plan, |_, dir| {
             let bytes = content(dir, "f").unwrap();

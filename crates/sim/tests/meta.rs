@@ -110,7 +110,7 @@ fn a_power_cut_during_recovery_loses_nothing_more() {
             drop(Embedded::open(&again.path().join("meta"), &options()).unwrap());
             let recording = again.recording();
             let mut plan = Plan::of(&recording, seed, 10, 1);
-            plan.points.retain(|point| *point >= restored);
+            plan.retain(|point| point >= restored);
             explore(&recording, &plan, |_, dir| check(&run, point, dir)).unwrap();
         }
     }
@@ -131,7 +131,7 @@ fn a_sync_right_after_opening_is_a_sync() {
     }
     let recording = disk.recording();
     let points = acknowledged.iter().map(|sync| sync.point).collect();
-    let plan = Plan { points, ..Plan::of(&recording, seed(), 0, 0) };
+    let plan = Plan::at(points, seed(), 0);
     explore(&recording, &plan, |crash, dir| {
         let due = acknowledged.iter().rfind(|sync| sync.point <= crash.point).unwrap().txn;
         let meta = Embedded::open(&dir.join("meta"), &options()).unwrap();
@@ -141,8 +141,7 @@ fn a_sync_right_after_opening_is_a_sync() {
     .unwrap();
 }
 
-/// An opening reads all 64 MiB that fjall reserves for its journal, which takes this program, when
-/// it is not optimised, some 100 ms.
+/// Besides those of each sync in turn.
 const IMAGES_MAX: u64 = 150;
 
 fn scenario(shape: Shape, part: u64) {
@@ -155,8 +154,8 @@ fn scenario(shape: Shape, part: u64) {
         let plan = Plan { images_max: IMAGES_MAX, ..Plan::of(&run.recording, seed, 30, 2) };
         let count =
             explore(&run.recording, &plan, |crash, dir| check(&run, crash.point, dir)).unwrap();
-        let points = plan.points.len();
-        eprintln!("{count} images of {points} points, {} records", run.recording.len());
+        let (in_turn, records) = (plan.in_turn.len(), run.recording.len());
+        eprintln!("{count} images, {in_turn} syncs in turn, {records} records");
     }
 }
 

@@ -30,8 +30,20 @@ pub(crate) const FOLDER_RUN_IDS: u64 = 64;
 pub(crate) struct Layout {
     dir: PathBuf,
     data: OwnedFd,
-    /// Whether the disk makes changes of names durable in the order in which they were made.
+    /// Whether the disk makes changes of names and lengths durable in the order in which they were
+    /// made.
     is_ordered: bool,
+}
+
+/// Whether the disk makes changes of names and lengths durable in the order in which they were made,
+/// whatever files they belong to (`docs/format-store.md`, A10).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DiskOrder {
+    /// It does if the kernel calls it by the name of one that does.
+    #[default]
+    Ask,
+    /// It does. For a disk that keeps the order under a name of its own, as the simulated one can.
+    Kept,
 }
 
 /// The logs of ext4 and XFS are ordered, and on tmpfs nothing lasts. Magic numbers of statfs(2).
@@ -77,15 +89,15 @@ impl Layout {
     }
 
     /// Opens the layout and locks it against other processes.
-    pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn open(dir: &Path, order: DiskOrder) -> Result<Self, StoreError> {
         let path = dir.join("data");
         let data = open_dir(&path)?;
         match rustix::fs::flock(&data, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {
                 let disk = rustix::fs::fstatfs(&data)
                     .map_err(|errno| at("statfs", &path)(errno.into()))?;
-                let is_ordered =
-                    u64::try_from(disk.f_type).is_ok_and(|kind| ORDERED_DISKS.contains(&kind));
+                let is_ordered = order == DiskOrder::Kept
+                    || u64::try_from(disk.f_type).is_ok_and(|kind| ORDERED_DISKS.contains(&kind));
                 Ok(Self { dir: dir.to_owned(), data, is_ordered })
             }
             Err(Errno::WOULDBLOCK) => Err(StoreError::Busy { path: dir.to_owned() }),
@@ -200,7 +212,8 @@ impl Layout {
         }
     }
 
-    /// Whether the disk makes changes of names durable in the order in which they were made.
+    /// Whether the disk makes changes of names and lengths durable in the order in which they were
+    /// made.
     pub(crate) fn is_ordered(&self) -> bool {
         self.is_ordered
     }

@@ -36,6 +36,6 @@ mod verified;
 
 pub use chunker::Chunk;
 pub use error::{Corruption, StoreError};
-pub use layout::Segments;
+pub use layout::{DiskOrder, Segments};
 pub use scrub::{Damage, Usage};
 pub use store::{Store, StoreOptions, VerifyPolicy};

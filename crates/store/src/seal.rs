@@ -77,8 +77,13 @@ impl Store {
     ///
     /// [`StoreError::Segment`] if the chunk table cannot be removed.
     pub fn unseal(&self, segment: SegmentId) -> Result<(), StoreError> {
-        self.layout.remove(segment, Part::Table)?;
-        self.forget_content(segment);
+        // Nobody reads the chunks of a segment without a table, so nothing is remembered of them;
+        // recovery asks this of every staging file, and few have one.
+        if self.layout.remove(segment, Part::Table)? {
+            self.forget_content(segment);
+        } else {
+            self.forget(segment);
+        }
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use crate::encode::is_plausible;
 use crate::error::StoreError;
 use crate::ids::Ids;
 use crate::index::Index;
-use crate::layout::{Layout, Part, Segments, at};
+use crate::layout::{DiskOrder, Layout, Part, Segments, at};
 use crate::verified::Verified;
 
 /// How a store is to be opened.
@@ -30,6 +30,8 @@ pub struct StoreOptions {
     pub index_cache_bytes: u64,
     /// When bytes are verified.
     pub verify: VerifyPolicy,
+    /// What is known of the disk.
+    pub disk_order: DiskOrder,
 }
 
 impl Default for StoreOptions {
@@ -39,6 +41,7 @@ impl Default for StoreOptions {
             compression: Compression::default(),
             index_cache_bytes: 16 << 20,
             verify: VerifyPolicy::default(),
+            disk_order: DiskOrder::default(),
         }
     }
 }
@@ -112,7 +115,7 @@ impl Store {
     /// is damaged, [`StoreError::Io`] if there is no store. The index is never a reason to fail:
     /// see [`Self::index_was_lost`].
     pub fn open(dir: &Path, options: &StoreOptions) -> Result<Self, StoreError> {
-        let layout = Layout::open(dir)?;
+        let layout = Layout::open(dir, options.disk_order)?;
         Ok(Self {
             options: options.clone(),
             ids: Ids::open(dir)?,

@@ -42,7 +42,7 @@ fn sealing_copies_nothing(mode: Mode) {
     let staged = big();
     assert_eq!(staged.len(), 1, "{staged:?}");
     let before: u64 = files_on_disk(mount.volume()).values().sum();
-    let status = mount.seal();
+    let status = mount.seal_everything();
     assert_eq!(status["staged_bytes"], 0, "{status}");
     assert_eq!(big(), staged, "the same file holds the same bytes");
     let after: u64 = files_on_disk(mount.volume()).values().sum();

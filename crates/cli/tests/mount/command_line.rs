@@ -30,6 +30,18 @@ fn json(output: &Output) -> Value {
     serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output}"))
 }
 
+/// What `status` of everything mounted tells of one volume. Those of other tests come, go and die
+/// meanwhile, so what it tells of them, and its exit code, are theirs.
+fn told_among_all(volume: &str) -> Option<Value> {
+    let output = librorum(&["status", "--json"]);
+    assert!(matches!(output.code, Some(0 | 1)), "{output}");
+    let told = json(&output);
+    let mut own = told.as_array().unwrap().iter().filter(|status| status["volume"] == *volume);
+    let first = own.next().cloned();
+    assert!(own.next().is_none(), "told twice: {output}");
+    first
+}
+
 /// An empty volume in `dir`.
 fn format(dir: &Path) -> String {
     let volume = dir.join("volume").to_str().unwrap().to_owned();
@@ -91,13 +103,16 @@ fn every_command_speaks_json() {
     let mounted = ok(&["mount", "--background", volume, root]);
     assert_eq!(mounted["mountpoint"], root);
     fs::write(Path::new(root).join("file"), bytes(1, 1 << 20)).unwrap();
-    let status = ok(&["status", root, "--seal"]);
+    // The mount's process hears of the close a moment later.
+    let status = within("the file to be sealed", || {
+        let status = ok(&["status", root, "--seal"]);
+        (status[0]["staged_file_count"] == 0).then_some(status)
+    });
     assert_eq!(status[0]["mounts"][0], root);
     assert_eq!(status[0]["logical_bytes"], 1 << 20);
     assert_eq!(status[0]["staged_bytes"], 0);
-    let all = ok(&["status"]);
-    let all = all.as_array().unwrap();
-    assert!(all.iter().any(|status| status["volume"] == *volume), "{all:?}");
+    let own = told_among_all(volume).expect("it is mounted");
+    assert_eq!(own["mounts"][0], root);
     assert_eq!(ok(&["scrub", root])["findings"], serde_json::json!([]));
     let unmounted = ok(&["umount", root]);
     assert_eq!(unmounted["closed"], true);
@@ -106,6 +121,51 @@ fn every_command_speaks_json() {
     assert_eq!(ok(&["scrub", volume])["findings"], serde_json::json!([]));
     assert_eq!(ok(&["sweep", volume, "--dry-run"])["deleted"], false);
     assert_eq!(ok(&["sweep", volume])["deleted"], true);
+}
+
+/// A mount is in the tree before it answers and until it has ended; one that was killed stays there.
+#[test]
+fn status_waits_for_mounts_that_begin_or_end_and_tells_of_dead_ones() {
+    let mut mount = Mount::new(Mode::Passthrough);
+    let volume = mount.volume().to_str().unwrap().to_owned();
+    let (socket, aside) = (mount.volume().join("control"), mount.volume().join("control.aside"));
+    let moment = Duration::from_millis(300);
+
+    // As while it begins.
+    fs::rename(&socket, &aside).unwrap();
+    let told = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            librorum_sys::clock::sleep(moment);
+            fs::rename(&aside, &socket).unwrap();
+        });
+        told_among_all(&volume).unwrap()
+    });
+    assert_eq!(told["error"], Value::Null, "{told}");
+    assert_eq!(told["mounts"][0], *mount.root().to_str().unwrap());
+
+    // One that does not answer for long is an error, by whatever it is asked for.
+    fs::rename(&socket, &aside).unwrap();
+    let told = told_among_all(&volume).unwrap();
+    assert!(told["error"].as_str().unwrap().contains("does not answer"), "{told}");
+    refused(&["status", &volume], 1, "does not answer");
+
+    // As while it ends.
+    let told = std::thread::scope(|scope| {
+        let telling = scope.spawn(|| told_among_all(&volume));
+        librorum_sys::clock::sleep(moment);
+        mount.unmount();
+        telling.join().unwrap()
+    });
+    assert_eq!(told, None, "it is not mounted any more");
+
+    mount.mount();
+    mount.kill();
+    let told = told_among_all(&volume).unwrap();
+    assert!(told["error"].as_str().unwrap().contains("librorum umount"), "{told}");
+    let one = librorum(&["status", "--json", &volume]);
+    assert_eq!(json(&one)[0]["holder"], Value::Null, "by its name it is opened: {one}");
+    mount.librorum(&["umount", "--lazy"]).arg(mount.root()).ok();
+    assert_eq!(told_among_all(&volume), None);
 }
 
 #[test]
@@ -188,7 +248,7 @@ fn changed_bytes_are_found_and_never_served() {
     let content = bytes(1, 3 << 20);
     fs::write(mount.path("file"), &content).unwrap();
     fs::write(mount.path("other"), bytes(2, 100_000)).unwrap();
-    mount.seal();
+    mount.seal_everything();
     mount.unmount();
     let needle = &content[1_500_000..1_500_064];
     let mut hit = None;

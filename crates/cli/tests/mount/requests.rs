@@ -44,7 +44,7 @@ fn passthrough_writes_and_reads_reach_the_daemon_never() {
             assert_eq!(seen, block);
         });
         assert_eq!(asked(Opcode::READ), 0, "{state}");
-        mount.seal();
+        mount.seal_everything();
     }
     // Unsealed in place: still the kernel's own business.
     let asked = count(&mount, || {
@@ -88,7 +88,7 @@ fn the_page_cache_survives_closing_and_sealing() {
             }
         });
         assert_eq!(asked(Opcode::READ), 0, "{state}");
-        mount.seal();
+        mount.seal_everything();
     }
 }
 
@@ -100,7 +100,7 @@ fn looking_again_costs_nothing() {
         for path in &paths {
             fs::write(path, "x").unwrap();
         }
-        mount.seal();
+        mount.seal_everything();
         let look = || {
             for path in &paths {
                 fs::metadata(path).unwrap();

@@ -25,7 +25,7 @@ fn a_copied_tree_is_identical(mode: Mode) {
     expected.assert_same(&snapshot(&source), "cp itself");
     let copy = mount.path("copy");
     expected.assert_same(&snapshot(&copy), "right after the copy");
-    mount.seal();
+    mount.seal_everything();
     expected.assert_same(&snapshot(&copy), "after sealing");
     mount.remount();
     expected.assert_same(&snapshot(&copy), "after a remount");
@@ -39,9 +39,9 @@ fn a_second_copy_costs_no_bytes(mode: Mode) {
     let mut mount = Mount::new(mode);
     let content = bytes(7, 24 << 20);
     fs::write(mount.path("first"), &content).unwrap();
-    let before = mount.seal()["stored_bytes"].as_u64().unwrap();
+    let before = mount.seal_everything()["stored_bytes"].as_u64().unwrap();
     fs::write(mount.path("second"), &content).unwrap();
-    mount.seal();
+    mount.seal_everything();
     // The duplicate is given back when the metadata that makes it one is durable.
     mount.remount();
     let status = mount.status();
@@ -54,7 +54,7 @@ fn a_second_copy_costs_no_bytes(mode: Mode) {
     assert_eq!(fs::read(mount.path("first")).unwrap(), content);
     assert_eq!(fs::read(mount.path("second")).unwrap()[5000], b'!');
     fs::remove_file(mount.path("first")).unwrap();
-    mount.seal();
+    mount.seal_everything();
     mount.remount();
     let mut expected = content;
     expected[5000] = b'!';
