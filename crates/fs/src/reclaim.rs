@@ -30,6 +30,9 @@ const DUMP_EVERY: Duration = Duration::from_secs(3600);
 pub(crate) struct Reclaim {
     state: Mutex<ReclaimState>,
     wake: Condvar,
+    /// One round at a time: a claim says yes to everybody who asks, and a file that two rounds empty
+    /// may be another one's by the second time. Taken before any other lock.
+    deleting: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -52,7 +55,7 @@ struct Punch {
 
 impl Reclaim {
     pub(crate) fn new() -> Self {
-        Self { state: Mutex::default(), wake: Condvar::new() }
+        Self { state: Mutex::default(), wake: Condvar::new(), deleting: Mutex::default() }
     }
 
     pub(crate) fn close(&self) {
@@ -186,6 +189,7 @@ impl Fs {
 
     /// Deletes condemned segments; see the module's first lines for the order.
     fn delete_condemned(&self) -> Result<()> {
+        let _alone = lock(&self.reclaim.deleting);
         let mut after = SegmentId(0);
         loop {
             let durable = self.meta.durable_txn();

@@ -53,7 +53,8 @@ impl Store {
     /// one for each folder.
     ///
     /// `emptied` are files that [`Self::empty`] emptied, that were never written to, or that an
-    /// earlier mount left empty when it made everything durable and ended.
+    /// earlier mount left empty when it made everything durable and ended. One that is gone, or named
+    /// twice, has a new file made in its place.
     ///
     /// # Errors
     ///
@@ -62,8 +63,13 @@ impl Store {
         let ids = self.ids.take(emptied.len())?;
         let mut files = Vec::with_capacity(ids.len());
         for (&old, &new) in emptied.iter().zip(&ids) {
-            self.layout.rename(old, new)?;
-            files.push((new, self.layout.open_bytes(new, OFlags::RDWR)?));
+            let file = match self.layout.rename(old, new) {
+                Ok(()) => self.layout.open_bytes(new, OFlags::RDWR)?,
+                // Nothing is lost with an empty file, and the others are worth having.
+                Err(StoreError::Missing { .. }) => self.layout.create_bytes(new)?,
+                Err(error) => return Err(error),
+            };
+            files.push((new, file));
         }
         // Removals too: an old name that came back would show a file that has a new one.
         let touched: Vec<SegmentId> = emptied.iter().chain(&ids).copied().collect();
@@ -97,6 +103,23 @@ mod tests {
         assert_eq!(file.metadata().unwrap().len(), 0);
         assert!(matches!(store.bytes_len(old), Err(StoreError::Missing { .. })));
         assert_eq!(store.bytes_len(new).unwrap(), 0);
+    }
+
+    /// Two rounds of reclaiming at once, of a repair and of the background, kept a file for recycling
+    /// twice. The second time it was gone, and with it failed the batch and a truncation.
+    #[test]
+    fn an_emptied_file_that_is_gone_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), DiskOrder::Kept);
+        let old = store.create_staging(2).unwrap();
+        let (kept, gone) = (old[0].0, old[1].0);
+        store.remove(gone).unwrap();
+        let files = store.recycle(&[gone, kept, kept]).unwrap();
+        assert_eq!(files.len(), 3);
+        for (segment, _) in files {
+            assert_eq!(store.bytes_len(segment).unwrap(), 0);
+        }
+        assert_eq!(store.segments().count(), 3);
     }
 
     #[test]
