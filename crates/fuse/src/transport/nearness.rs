@@ -4,7 +4,7 @@
 //! the two only switch; on another CPU each has to be woken across, which on virtual machines costs
 //! five times the rest of a request (`docs/design/0005-wire-layer.md` has the figures). The scheduler
 //! prefers the idle CPU, so a reader that answers one caller again and again moves to where that
-//! caller runs, and stays there while that goes on.
+//! caller runs, and stays there while that goes on and the caller is left there.
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
@@ -17,6 +17,11 @@ const LOOK_EVERY: u32 = 64;
 /// one of the same caller makes up for one.
 const STRIKE: u32 = 4;
 const STRIKES_MAX: u32 = 48;
+
+/// After a caller was found to have been moved away, which the scheduler does to it where another CPU
+/// is idle, so many looks are left out; twice as many each time, up to the second number.
+const LEFT_OUT_MIN: u32 = 4;
+const LEFT_OUT_MAX: u32 = 256;
 
 /// Copying so many bytes is better done beside the caller than in turn with it.
 const SHORT_BYTES: u32 = 32 << 10;
@@ -31,6 +36,9 @@ pub(super) struct Nearness {
     run: u32,
     strikes: u32,
     cpu: Option<usize>,
+    /// Looks to leave out, and how many it were the last time.
+    left_out: u32,
+    last_left_out: u32,
 }
 
 /// The CPUs that the calling thread may run on; none if there is no choice.
@@ -43,7 +51,7 @@ impl Nearness {
     /// moved, and then it runs where that one did.
     pub(super) fn new(cpus: Option<CpuSet>) -> Self {
         let everywhere = cpus.filter(|cpus| sched_setaffinity(None, cpus).is_ok());
-        Self { everywhere, caller: 0, run: 0, strikes: 0, cpu: None }
+        Self { everywhere, caller: 0, run: 0, strikes: 0, cpu: None, left_out: 0, last_left_out: 0 }
     }
 
     /// Whether this thread runs where its caller does, so that the caller needs the CPU to go on.
@@ -87,12 +95,23 @@ impl Nearness {
     }
 
     fn follow(&mut self, caller: u32) {
+        if self.left_out > 0 {
+            self.left_out -= 1;
+            return;
+        }
         let Some(cpu) = cpu_of(caller) else { return self.leave() };
+        if self.cpu.is_some_and(|own| own != cpu) {
+            // It would be moved again.
+            self.last_left_out = (2 * self.last_left_out).clamp(LEFT_OUT_MIN, LEFT_OUT_MAX);
+            self.left_out = self.last_left_out;
+            return self.leave();
+        }
         let is_allowed = self.everywhere.as_ref().is_some_and(|cpus| {
             // `is_set` has room for so many.
             cpu < CpuSet::MAX_CPU && cpus.is_set(cpu)
         });
         if self.cpu == Some(cpu) {
+            self.last_left_out /= 2;
             return;
         }
         if !is_allowed {
