@@ -18,7 +18,7 @@ use crate::node::{Node, Table, lock};
 use crate::open::Handles;
 use crate::pool::Pool;
 use crate::reclaim::Reclaim;
-use crate::seal::Sealer;
+use crate::sealer::Sealer;
 use crate::volume::Volume;
 
 /// How a volume is used.

@@ -23,6 +23,7 @@ mod pool;
 mod ranges;
 mod reclaim;
 mod seal;
+mod sealer;
 mod seek;
 mod status;
 mod truncate;

@@ -4,17 +4,15 @@
 //! duplicates are punched out only after that transaction is durable. A file that somebody opens
 //! for writing meanwhile keeps its staging file; what was hashed is thrown away.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use librorum_format::{ChunkId, Encoding, Extent, Ino, Location, SegmentId};
 use librorum_meta::{Meta, MetaError, NewContent, SetContent};
 use librorum_store::Chunk;
 
-use crate::error::{FsError, Result, disk};
+use crate::error::{Result, disk};
 use crate::fs::{Fs, WholeUse};
 use crate::node::{Backing, Data, ExtentCache, Node, NodeState, Overlay, Service, lock};
 
@@ -22,9 +20,8 @@ use crate::node::{Backing, Data, ExtentCache, Node, NodeState, Overlay, Service,
 /// and syncs than in bytes.
 const PACKED_MAX_BYTES: u64 = 64 << 10;
 
-/// A packed segment is written when it has this many bytes or files.
+/// A packed segment is written when it has this many bytes, or the files of a batch.
 const PACK_BYTES: usize = 8 << 20;
-const PACK_FILE_COUNT: usize = 512;
 
 /// From this size on a thread of its own syncs a file while it is hashed.
 const SYNC_EARLY_MIN_BYTES: u64 = 16 << 20;
@@ -32,64 +29,6 @@ const SYNC_EARLY_MIN_BYTES: u64 = 16 << 20;
 /// How often a change that a concurrent one made stale is worked out anew before the file goes back
 /// to the end of the queue.
 const TRIES: usize = 3;
-
-#[derive(Debug)]
-pub(crate) struct Sealer {
-    state: Mutex<SealerState>,
-    wake: Condvar,
-    /// Signalled when unsealed bytes become fewer.
-    room: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct SealerState {
-    /// When each file may be sealed.
-    due: BTreeSet<(Duration, Ino)>,
-    /// Bytes of closed files that are not sealed.
-    unsealed_bytes: u64,
-    /// Seal files that are due before this at once, quiet or not.
-    hurry_until: Duration,
-    in_progress: usize,
-    sealed_file_count: u64,
-    sealed_bytes: u64,
-    closed: bool,
-}
-
-impl Sealer {
-    pub(crate) fn new() -> Self {
-        Self { state: Mutex::default(), wake: Condvar::new(), room: Condvar::new() }
-    }
-
-    pub(crate) fn close(&self) {
-        lock(&self.state).closed = true;
-        self.wake.notify_all();
-        self.room.notify_all();
-    }
-
-    fn is_closed(&self) -> bool {
-        lock(&self.state).closed
-    }
-
-    /// Bytes leave the books: sealed, removed or written again.
-    pub(crate) fn dequeue(&self, bytes: u64) {
-        if bytes > 0 {
-            let mut state = lock(&self.state);
-            state.unsealed_bytes = state.unsealed_bytes.saturating_sub(bytes);
-            self.room.notify_all();
-        }
-    }
-
-    pub(crate) fn is_over_limit(&self, limit_bytes: u64) -> bool {
-        lock(&self.state).unsealed_bytes > limit_bytes
-    }
-
-    /// Files and bytes that wait, and files and bytes sealed since the volume was opened.
-    pub(crate) fn counts(&self) -> (usize, u64, u64, u64) {
-        let state = lock(&self.state);
-        let waiting = state.due.len() + state.in_progress;
-        (waiting, state.unsealed_bytes, state.sealed_file_count, state.sealed_bytes)
-    }
-}
 
 /// A small file on its way into a packed segment.
 struct SmallFile {
@@ -107,119 +46,8 @@ struct Regions {
 }
 
 impl Fs {
-    /// Queues a closed file.
-    pub(crate) fn enqueue_seal(&self, ino: Ino, size_bytes: u64) {
-        let due = librorum_sys::clock::monotonic() + Duration::from_millis(self.options.quiet_ms);
-        let mut state = lock(&self.sealer.state);
-        state.unsealed_bytes += size_bytes.max(1);
-        let was_empty = state.due.is_empty();
-        state.due.insert((due, ino));
-        if was_empty || state.unsealed_bytes > self.options.unsealed_bytes_max / 2 {
-            self.sealer.wake.notify_one();
-        }
-    }
-
-    /// Waits while too many closed bytes wait for sealing, but not for ever: writers may not run away
-    /// from it. To be called before a file is created, or opened for writing.
-    ///
-    /// # Errors
-    ///
-    /// `Interrupted` soon after `interrupted` was set.
-    pub fn wait_for_room(&self, interrupted: &AtomicBool) -> Result<()> {
-        let limit = self.options.unsealed_bytes_max;
-        let patience = Duration::from_millis(self.options.sealing_patience_ms);
-        let start = librorum_sys::clock::monotonic();
-        let mut state = lock(&self.sealer.state);
-        while state.unsealed_bytes > limit
-            && !state.closed
-            && (!state.due.is_empty() || state.in_progress > 0)
-            && librorum_sys::clock::monotonic() - start < patience
-        {
-            if interrupted.load(Ordering::Relaxed) {
-                return Err(FsError::Interrupted);
-            }
-            self.sealer.wake.notify_one();
-            let (next, _) = self
-                .sealer
-                .room
-                .wait_timeout(state, Duration::from_millis(50))
-                .unwrap_or_else(PoisonError::into_inner);
-            state = next;
-        }
-        Ok(())
-    }
-
-    /// Seals everything that is closed, now, and answers when it is done. A file that cannot be
-    /// sealed now stays staged and is tried again later.
-    pub fn seal_all(&self) {
-        let quiet = Duration::from_millis(self.options.quiet_ms);
-        let horizon = librorum_sys::clock::monotonic() + quiet;
-        let mut state = lock(&self.sealer.state);
-        let is_due =
-            |state: &SealerState| state.due.first().is_some_and(|(due, _)| *due <= horizon);
-        while (is_due(&state) || state.in_progress > 0) && !state.closed {
-            state.hurry_until = state.hurry_until.max(horizon);
-            self.sealer.wake.notify_one();
-            let (next, _) = self
-                .sealer
-                .room
-                .wait_timeout(state, Duration::from_millis(20))
-                .unwrap_or_else(PoisonError::into_inner);
-            state = next;
-        }
-    }
-
-    pub(crate) fn seal_loop(&self) {
-        // Sealing is never urgent: foreground work gets the CPU first.
-        lower_own_priority();
-        while let Some(batch) = self.next_batch() {
-            let count = batch.len();
-            self.seal_batch(&batch);
-            let mut state = lock(&self.sealer.state);
-            state.in_progress -= count;
-            self.sealer.room.notify_all();
-        }
-    }
-
-    /// Waits for files that are due; `None` when the volume is closed.
-    fn next_batch(&self) -> Option<Vec<Ino>> {
-        let mut state = lock(&self.sealer.state);
-        loop {
-            if state.closed {
-                return None;
-            }
-            let now = librorum_sys::clock::monotonic();
-            let pressed = state.unsealed_bytes > self.options.unsealed_bytes_max / 2;
-            // Under pressure everything but what failed lately is due.
-            let quiet = Duration::from_millis(self.options.quiet_ms);
-            let horizon = if pressed { now + quiet } else { now }.max(state.hurry_until);
-            let wait = match state.due.first() {
-                Some((due, _)) if *due <= horizon => Duration::ZERO,
-                Some((due, _)) => *due - now,
-                None => Duration::from_secs(3600),
-            };
-            if wait.is_zero() {
-                let mut batch = Vec::new();
-                let mut seen = HashSet::new();
-                while batch.len() < PACK_FILE_COUNT
-                    && let Some(&(due, ino)) = state.due.first()
-                    && due <= horizon
-                {
-                    state.due.pop_first();
-                    if seen.insert(ino) {
-                        batch.push(ino);
-                    }
-                }
-                state.in_progress += batch.len();
-                return Some(batch);
-            }
-            let (next, _) =
-                self.sealer.wake.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner);
-            state = next;
-        }
-    }
-
-    fn seal_batch(&self, batch: &[Ino]) {
+    /// Seals files that were due. What cannot be sealed now goes back to the queue.
+    pub(crate) fn seal_batch(&self, batch: &[Ino]) {
         let mut pack = Vec::new();
         let mut pack_bytes = 0;
         for &ino in batch {
@@ -258,8 +86,7 @@ impl Fs {
     /// failed (a full disk, an unreadable one) rarely passes at once.
     fn seal_failed(&self, ino: Ino, error: &crate::error::FsError) {
         tracing::warn!(%error, ?ino, "sealing failed; the file stays staged");
-        let due = librorum_sys::clock::monotonic() + Duration::from_secs(30);
-        lock(&self.sealer.state).due.insert((due, ino));
+        self.sealer.put_off(ino);
     }
 
     /// Seals one file, or hands back a small one for packing.
@@ -394,20 +221,14 @@ impl Fs {
         drop(whole);
         state.data = Some(data);
         self.sealer.dequeue(std::mem::take(&mut state.queued_bytes));
-        let mut books = lock(&self.sealer.state);
-        books.sealed_file_count += 1;
-        books.sealed_bytes += size_bytes;
+        self.sealer.note_sealed(size_bytes);
         Ok(true)
     }
 
     fn requeue(&self, node: &Node, state: &mut NodeState) {
         let bytes = std::mem::take(&mut state.queued_bytes);
-        self.sealer.dequeue(bytes);
         state.queued_bytes = bytes.max(1);
-        let due = librorum_sys::clock::monotonic() + Duration::from_secs(5);
-        let mut books = lock(&self.sealer.state);
-        books.unsealed_bytes += state.queued_bytes;
-        books.due.insert((due, node.ino));
+        self.sealer.requeue(node.ino, bytes, state.queued_bytes);
     }
 
     /// Seals a staging file in place, or drops it if all of it is stored already.
@@ -838,11 +659,4 @@ fn has_hole(backing: &Backing, len: u64, ino: Ino) -> Result<bool> {
     let hole = rustix::fs::seek(backing.file(), rustix::fs::SeekFrom::Hole(0))
         .map_err(disk("cannot seek in", ino))?;
     Ok(hole < len)
-}
-
-fn lower_own_priority() {
-    let own = rustix::thread::gettid();
-    if let Err(error) = rustix::process::setpriority_process(Some(own), 10) {
-        tracing::debug!(%error, "the sealing thread keeps the normal priority");
-    }
 }

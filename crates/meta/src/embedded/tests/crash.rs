@@ -44,7 +44,12 @@ fn journal_len(dir: &Path) -> u64 {
     std::fs::metadata(journal(dir)).unwrap().len()
 }
 
-/// What a power cut does to the part of the journal that was not synced.
+/// A disk writes so many bytes or none of them.
+const SECTOR_LEN: usize = 512;
+
+/// What a power cut does to the part of the journal that was not synced, in whole sectors but for
+/// a length. Smaller damage is not what a power cut does, and fjall 3.1.13 does not notice all of it:
+/// its checksums leave out the number that a batch starts with, which decides what is newer.
 #[derive(Clone, Debug)]
 enum Tail {
     Kept,
@@ -75,6 +80,12 @@ fn spoil(dir: &Path, synced_len: usize, tail: &Tail) {
         let len = bytes.len().saturating_sub(synced_len);
         (synced_len + (len as f64 * part) as usize).min(bytes.len())
     };
+    let len = bytes.len();
+    // What is synced in the first of them keeps: it is not written again.
+    let sectors = |from: usize, to: usize| {
+        let from = (from / SECTOR_LEN * SECTOR_LEN).max(synced_len).min(len);
+        from..to.next_multiple_of(SECTOR_LEN).clamp(from, len)
+    };
     match *tail {
         Tail::Kept => {}
         Tail::Cut { part } => {
@@ -83,13 +94,11 @@ fn spoil(dir: &Path, synced_len: usize, tail: &Tail) {
         }
         Tail::Zeroed { from, to } => {
             let (from, to) = (place(from.min(to)), place(from.max(to)));
-            bytes[from..to].fill(0);
+            bytes[sectors(from, to)].fill(0);
         }
         Tail::Garbled { part } => {
             let place = place(part);
-            if let Some(byte) = bytes.get_mut(place) {
-                *byte ^= 0x11;
-            }
+            bytes[sectors(place, place + 1)].iter_mut().for_each(|byte| *byte ^= 0x11);
         }
     }
     std::fs::write(&path, bytes).unwrap();
