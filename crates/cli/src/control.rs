@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use librorum_fs::{Finding, Fs, Progress};
+use librorum_fuse::transport::PassthroughFile;
 use serde_json::{Value, json};
 
 const SOCKET: &str = "control";
@@ -92,7 +93,12 @@ fn act(fs: &Fs, request: &str, send: &dyn Fn(Value)) -> anyhow::Result<Value> {
         } }));
     };
     match request {
-        "status" => Ok(serde_json::to_value(fs.status()?)?),
+        "status" => {
+            let mut status = serde_json::to_value(fs.status()?)?;
+            status["background"]["passthrough_registration_count"] =
+                json!(PassthroughFile::registration_count());
+            Ok(status)
+        }
         "seal" => {
             fs.seal_all();
             Ok(Value::Null)

@@ -17,6 +17,44 @@ fn count(mount: &Mount, work: impl FnOnce()) -> impl Fn(Opcode) -> u64 {
     move |opcode| counts.get(&opcode).copied().unwrap_or(0)
 }
 
+/// The kernel answers EIO to a second registration of an inode that is open, and each costs a call.
+#[test]
+fn a_file_is_registered_once_however_it_is_opened() {
+    let mount = Mount::new(Mode::Passthrough);
+    let path = mount.path("file");
+    let registered = || {
+        let status = mount.status();
+        status["background"]["passthrough_registration_count"].as_u64().unwrap()
+    };
+    let open_again_and_again = || {
+        let open = |write: bool| File::options().read(true).write(write).open(&path).unwrap();
+        let held: Vec<File> = (0..50).map(|turn| open(turn % 5 == 0)).collect();
+        for _ in 0..50 {
+            drop((open(false), open(true)));
+        }
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..50).for_each(|turn| drop(open(turn % 2 == 0))));
+            }
+        });
+        drop(held);
+    };
+    fs::write(&path, bytes(1, 3 << 20)).unwrap();
+    assert_eq!(registered(), 1, "the staging file");
+    open_again_and_again();
+    assert_eq!(registered(), 1);
+    mount.seal_everything();
+    // Sealed in place it is the same file, which may be registered anew.
+    for _ in 0..100 {
+        drop(File::open(&path).unwrap());
+    }
+    let sealed = registered();
+    assert!(sealed <= 2, "{sealed}");
+    // The first writer unseals it, in place; from then on it has another name.
+    open_again_and_again();
+    assert!(registered() <= sealed + 1, "{sealed} became {}", registered());
+}
+
 /// Without `HANDLE_KILLPRIV_V2` every write asks for `security.capability` first.
 #[test]
 fn passthrough_writes_and_reads_reach_the_daemon_never() {
