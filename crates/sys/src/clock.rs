@@ -21,6 +21,14 @@ pub fn monotonic() -> Duration {
     START.elapsed()
 }
 
+/// Time that the calling thread has spent on a CPU.
+#[must_use]
+pub fn thread_cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), nanos)
+}
+
 /// Waits.
 pub fn sleep(duration: Duration) {
     #[expect(clippy::disallowed_methods, reason = "this is the one place that waits")]
