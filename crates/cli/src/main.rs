@@ -16,6 +16,7 @@ mod output;
 mod status;
 mod umount;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -62,6 +63,12 @@ enum Command {
     Sweep(check::Sweep),
     /// Compare a mounted directory with the native one beside it.
     Bench(bench::Bench),
+    /// Say what directory trees occupy: all of 'fdu', whose options it takes.
+    #[command(disable_help_flag = true)]
+    Du {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -75,6 +82,10 @@ fn main() -> ExitCode {
             }
         }
     }
+    // As it is: options such as --json mean the walker's own.
+    if arguments.get(1).is_some_and(|command| command == "du") {
+        return du(&arguments[2..]);
+    }
     let arguments = Arguments::parse_from(arguments);
     start_log(&arguments.log);
     let json = arguments.json;
@@ -87,11 +98,18 @@ fn main() -> ExitCode {
         Command::Scrub(command) => command.run(json),
         Command::Sweep(command) => command.run(json),
         Command::Bench(command) => command.run(json),
+        // Behind an option of ours.
+        Command::Du { arguments } => return du(&arguments),
     };
     match result {
         Ok(code) => code,
         Err(error) => output::fail(&error, json),
     }
+}
+
+fn du(arguments: &[OsString]) -> ExitCode {
+    let name = OsString::from("librorum du");
+    fdu::cli::run(std::iter::once(name).chain(arguments.iter().cloned()))
 }
 
 fn start_log(filter: &str) {

@@ -21,6 +21,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "cli")]
+pub mod cli;
 mod completion;
 mod crew;
 mod descriptors;

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::harness::{Mode, Mount, Output, Run, bytes, temp_dir, within};
 
-const COMMANDS: [&str; 8] =
-    ["format", "mount", "umount", "status", "fsck", "scrub", "sweep", "bench"];
+const COMMANDS: [&str; 9] =
+    ["format", "mount", "umount", "status", "fsck", "scrub", "sweep", "bench", "du"];
 
 fn librorum(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_librorum")).args(arguments).env_remove("LIBRORUM_LOG").run()
@@ -121,6 +121,31 @@ fn every_command_speaks_json() {
     assert_eq!(ok(&["scrub", volume])["findings"], serde_json::json!([]));
     assert_eq!(ok(&["sweep", volume, "--dry-run"])["deleted"], false);
     assert_eq!(ok(&["sweep", volume])["deleted"], true);
+}
+
+/// Of host paths and of what is mounted alike, with the walker's own options.
+#[test]
+fn du_counts_as_du_does() {
+    let mount = Mount::new(Mode::Passthrough);
+    for index in 0..20 {
+        fs::create_dir_all(mount.path(&format!("{}", index % 3))).unwrap();
+        let path = mount.path(&format!("{}/{index}", index % 3));
+        fs::write(path, bytes(index, 1000 * usize::try_from(index).unwrap())).unwrap();
+    }
+    mount.seal_everything();
+    let root = mount.root().to_str().unwrap();
+    let sorted = |text: &str| {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let theirs = crate::harness::program("du").args(["-a", "-B1", root]).run();
+    let ours = librorum(&["du", "-a", "-B1", root]);
+    assert_eq!(ours.code, Some(0), "{ours}");
+    assert_eq!(sorted(&ours.stdout), sorted(&theirs.stdout));
+    let missing = librorum(&["du", &format!("{root}/missing")]);
+    assert_eq!(missing.code, Some(1), "{missing}");
+    assert_eq!(librorum(&["--log", "info", "du", "-s", root]).code, Some(0));
 }
 
 /// A mount is in the tree before it answers and until it has ended; one that was killed stays there.
