@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use librorum_format::{ChunkId, Encoding, Extent, Ino, Location, SegmentId};
 use librorum_meta::{Meta, MetaError, NewContent, SetContent};
@@ -109,6 +110,10 @@ impl Fs {
                     return Ok(None);
                 }
                 self.load(&node, &mut state)?;
+                if self.is_used_elsewhere(&state) {
+                    self.requeue_in_use(&node, &mut state);
+                    return Ok(None);
+                }
                 (state.data.clone().expect("just loaded"), state.generation)
             };
             let done = match data {
@@ -174,6 +179,11 @@ impl Fs {
             self.requeue(node, &mut state);
             return Ok(true);
         }
+        // Mapped since: what is no longer its own file will be given back or lose its duplicates.
+        if self.is_used_elsewhere(&state) {
+            self.requeue_in_use(node, &mut state);
+            return Ok(true);
+        }
         let inode = self.meta.inode(node.ino)?;
         let allocated_bytes = match &content {
             NewContent::Sealed { extents, .. } => extents
@@ -229,6 +239,21 @@ impl Fs {
         let bytes = std::mem::take(&mut state.queued_bytes);
         state.queued_bytes = bytes.max(1);
         self.sealer.requeue(node.ino, bytes, state.queued_bytes);
+    }
+
+    /// Whether somebody has the staging file open or mapped through passthrough. A mapping outlives
+    /// the close that we are told of, may go on writing, and shows the file below as it is: it must not
+    /// be sealed under its writer, nor emptied or punched under its reader.
+    fn is_used_elsewhere(&self, state: &NodeState) -> bool {
+        let Some(Data::Staged(backing)) = &state.data else { return false };
+        self.passthrough.load(Ordering::Relaxed)
+            && matches!(librorum_sys::lease::is_sole_opener(backing.file()), Ok(false))
+    }
+
+    /// Looks again in a while. Nobody who writes waits for a file that may be in use for ever.
+    fn requeue_in_use(&self, node: &Node, state: &mut NodeState) {
+        let bytes = std::mem::replace(&mut state.queued_bytes, 1);
+        self.sealer.requeue(node.ino, bytes, 1);
     }
 
     /// Seals a staging file in place, or drops it if all of it is stored already.

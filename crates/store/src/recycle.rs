@@ -25,8 +25,8 @@ use crate::store::Store;
 
 impl Store {
     /// Empties a segment's file and keeps it for [`Self::recycle`], if it is a staging file with one
-    /// name on an ordered disk; false, and nothing is done, otherwise. The caller knows that nothing
-    /// names it, durably, and that nobody has it open.
+    /// name on an ordered disk that nobody has open or mapped; false, and nothing is done, otherwise. The
+    /// caller knows that nothing names it, durably.
     ///
     /// # Errors
     ///
@@ -41,6 +41,11 @@ impl Store {
             return Ok(false);
         }
         let file = self.layout.open_bytes(segment, OFlags::WRONLY)?;
+        // Somebody may have mapped it through passthrough and closed it: that mapping shows what the
+        // file held for as long as it lasts, and never what another one will.
+        if !matches!(librorum_sys::lease::is_sole_opener(&file), Ok(true)) {
+            return Ok(false);
+        }
         rustix::fs::ftruncate(&file, 0).map_err(on("empty", segment))?;
         // The set of verified chunks need not be searched: the old id was never sealed, and will
         // never be seen again.

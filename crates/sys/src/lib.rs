@@ -9,6 +9,7 @@
 
 pub mod clock;
 pub mod entropy;
+pub mod lease;
 pub mod limits;
 mod lock;
 pub mod mapped;

@@ -1,9 +1,11 @@
 //! How single files are written: by editors, through mmap, past the page cache, by several at once.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
 
 use rustix::fs::{CWD, OFlags, RenameFlags};
 
@@ -245,4 +247,90 @@ for index in range(2000):
         assert_eq!(text.lines().count(), 4000);
         mount.remount();
     }
+}
+
+in_modes!(a_mapping_outlives_its_descriptor: passthrough, cached, unprivileged);
+
+/// A file is mapped and closed; then it is sealed, its duplicates are given back, it is removed, and
+/// others are made. The mapping shows what it showed; and what is stored through one that can write
+/// is in the file.
+fn a_mapping_outlives_its_descriptor(mode: Mode) {
+    let mut mount = Mount::with(mode, &["seal_after=1"]);
+    // Inline, packed, and one whose middle is stored already.
+    let common = bytes(9, 6 << 20);
+    fs::write(mount.path("common"), &common).unwrap();
+    let big = [&bytes(1, 3 << 20)[..], &common, &bytes(2, 3 << 20)].concat();
+    for (name, content) in [
+        ("inline", bytes(3, 3000)),
+        ("packed", bytes(4, 40_000)),
+        ("big", big),
+        ("gone", bytes(5, 9000)),
+    ] {
+        fs::write(mount.path(name), &content).unwrap();
+        fs::set_permissions(mount.path(name), PermissionsExt::from_mode(0o666)).unwrap();
+    }
+    let answer = "def answer(word):\n\
+                  \x20   print(word, flush=True); sys.stdin.readline()\n";
+    // Python keeps a copy of a descriptor that it maps, so the mapping is made by libc.
+    let script = format!(
+        "{answer}libc = ctypes.CDLL(None, use_errno=True)\n\
+         libc.mmap.restype = ctypes.c_void_p\n\
+         libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]\n\
+         def mapped(path, writable):\n\
+         \x20   fd = os.open(path, os.O_RDWR if writable else os.O_RDONLY)\n\
+         \x20   size = os.fstat(fd).st_size\n\
+         \x20   at = libc.mmap(None, size, 3 if writable else 1, 1, fd, 0)\n\
+         \x20   assert at != ctypes.c_void_p(-1).value\n\
+         \x20   os.close(fd)\n\
+         \x20   return (ctypes.c_char * size).from_address(at)\n\
+         root = sys.argv[1]\n\
+         names = ['inline', 'packed', 'big', 'gone']\n\
+         expected = {{name: open(root + '/' + name, 'rb').read() for name in names}}\n\
+         maps = {{name: mapped(root + '/' + name, False) for name in names}}\n\
+         writing = mapped(root + '/packed', True)\n\
+         os.unlink(root + '/gone')\n\
+         answer('mapped')\n\
+         writing[100:107] = b'changed'\n\
+         expected['packed'] = expected['packed'][:100] + b'changed' + expected['packed'][107:]\n\
+         for name in names:\n\
+         \x20   assert maps[name].raw == expected[name], name\n\
+         answer('same')\n"
+    );
+    let mut command = match mode {
+        Mode::Unprivileged => Python::script_as_nobody(&script),
+        Mode::Passthrough | Mode::Cached => Python::script(&script),
+    };
+    let mut child =
+        command.arg(mount.root()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(child.stdout.take().unwrap());
+    let mut hear = |word: &str| {
+        let mut line = String::new();
+        told.read_line(&mut line).unwrap();
+        assert_eq!(line.trim(), word);
+    };
+    hear("mapped");
+    // Time for everything that happens behind a close: sealed, given back, emptied, used again.
+    for round in 0..5 {
+        mount.seal();
+        for index in 0..400 {
+            let name = mount.path(&format!("other-{index}"));
+            fs::write(&name, bytes(100 + index, 5000)).unwrap();
+            if round % 2 == 1 {
+                fs::remove_file(&name).unwrap();
+            }
+        }
+        rustix::fs::fsync(File::open(mount.root()).unwrap()).unwrap();
+        librorum_sys::clock::sleep(Duration::from_millis(600));
+    }
+    writeln!(child.stdin.as_mut().unwrap(), "go").unwrap();
+    hear("same");
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+    // Nobody uses them any more: sealed at last.
+    mount.seal_everything();
+    mount.remount();
+    let mut packed = bytes(4, 40_000);
+    packed[100..107].copy_from_slice(b"changed");
+    assert!(fs::read(mount.path("packed")).unwrap() == packed);
+    assert!(fs::read(mount.path("inline")).unwrap() == bytes(3, 3000));
 }

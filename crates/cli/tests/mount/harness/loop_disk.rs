@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Run, program};
 
-/// An ext4 in a file, mounted through a loop device until dropped.
+/// A file system in a file, mounted through a loop device until dropped.
 #[derive(Debug)]
 pub(crate) struct LoopDisk {
     root: PathBuf,
@@ -12,12 +12,21 @@ pub(crate) struct LoopDisk {
 }
 
 impl LoopDisk {
-    /// A disk of `mib` mebibytes, without the share that ext4 keeps for root: the tests are root.
+    /// An ext4 of `mib` mebibytes, without the share that it keeps for root: the tests are root.
     pub(crate) fn new(mib: u64) -> Self {
+        Self::made_by("mkfs.ext4", &["-q", "-m", "0"], mib)
+    }
+
+    /// A file system that shares blocks between files.
+    pub(crate) fn with_reflinks(kind: &str, mib: u64) -> Self {
+        Self::made_by(&format!("mkfs.{kind}"), &["-q"], mib)
+    }
+
+    fn made_by(mkfs: &str, options: &[&str], mib: u64) -> Self {
         let dir = super::temp_dir();
         let image = dir.path().join("image");
         std::fs::File::create(&image).unwrap().set_len(mib << 20).unwrap();
-        program("mkfs.ext4").args(["-q", "-m", "0"]).arg(&image).ok();
+        program(mkfs).args(options).arg(&image).ok();
         let root = dir.path().join("disk");
         std::fs::create_dir(&root).unwrap();
         // mount(8) makes the loop device such that it goes away with the mount.
