@@ -26,6 +26,7 @@ mod frozen_disk;
 mod full_disk;
 mod locks;
 mod opens;
+mod other_disks;
 mod ranges;
 mod requests;
 mod same_tree;
