@@ -104,6 +104,7 @@ impl Fs {
         }
         let node = self.table.node(ino);
         for _ in 0..TRIES {
+            self.wait_for_last_close(&node);
             let (data, generation) = {
                 let mut state = lock(&node.state);
                 if state.writers > 0 || state.orphan {
@@ -248,6 +249,19 @@ impl Fs {
         let Some(Data::Staged(backing)) = &state.data else { return false };
         self.passthrough.load(Ordering::Relaxed)
             && matches!(librorum_sys::lease::is_sole_opener(backing.file()), Ok(false))
+    }
+
+    /// We hear of a close a moment before the kernel lets go of the file below. One that was in use the
+    /// last time is not waited for.
+    fn wait_for_last_close(&self, node: &Node) {
+        for _ in 0..10 {
+            let state = lock(&node.state);
+            if state.queued_bytes <= 1 || !self.is_used_elsewhere(&state) {
+                return;
+            }
+            drop(state);
+            librorum_sys::clock::sleep(std::time::Duration::from_millis(2));
+        }
     }
 
     /// Looks again in a while. Nobody who writes waits for a file that may be in use for ever.

@@ -62,7 +62,7 @@ struct Storm {
 
 impl Storm {
     fn note_close(&mut self, now: Duration) {
-        if now - self.stretch_start > STORM_STRETCH {
+        if now.saturating_sub(self.stretch_start) > STORM_STRETCH {
             self.stretch_start = now;
             self.close_count = 0;
         }
@@ -143,9 +143,10 @@ impl Sealer {
 impl Fs {
     /// Queues a closed file.
     pub(crate) fn enqueue_seal(&self, ino: Ino, size_bytes: u64) {
+        let mut state = lock(&self.sealer.state);
+        // Behind the lock, so that times are noted in their order.
         let now = librorum_sys::clock::monotonic();
         let due = now + Duration::from_millis(self.options.quiet_ms);
-        let mut state = lock(&self.sealer.state);
         state.storm.note_close(now);
         state.unsealed_bytes += size_bytes.max(1);
         let was_empty = state.due.is_empty();
@@ -229,7 +230,8 @@ impl Fs {
             // Under pressure everything but what failed lately is due.
             let quiet = Duration::from_millis(self.options.quiet_ms);
             let horizon = if pressed { now + quiet } else { now }.max(state.hurry_until);
-            let is_urgent = pressed || state.hurry_until >= now;
+            let is_hurried = state.due.first().is_some_and(|(due, _)| *due <= state.hurry_until);
+            let is_urgent = pressed || is_hurried;
             let wait = match state.due.first() {
                 Some((due, _)) if *due <= horizon => {
                     if !is_urgent && state.waits_for_lull(now, quiet) {

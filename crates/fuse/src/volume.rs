@@ -276,8 +276,12 @@ impl Handler for VolumeHandler {
             self.fs.wait_for_room(interrupt.flag()).map_err(failed)?;
         }
         let opened = self.fs.open(Ino(ino), flags).map_err(failed)?;
-        if flags.truncate && kill_set_id {
-            self.fs.clear_set_id(Ino(ino)).map_err(failed)?;
+        if flags.truncate
+            && kill_set_id
+            && let Err(error) = self.fs.clear_set_id(Ino(ino))
+        {
+            self.fs.release(opened.handle);
+            return Err(failed(error));
         }
         Ok(self.opened(opened))
     }

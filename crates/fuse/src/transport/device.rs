@@ -3,8 +3,9 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno as E;
 
 use super::Errno;
@@ -46,11 +47,13 @@ impl Device {
         }
     }
 
-    /// Sleeps until there is something to read.
-    pub(super) fn wait(&self) -> io::Result<()> {
+    /// Sleeps until there is something to read. False if that took longer than `limit`.
+    pub(super) fn wait(&self, limit: Option<Duration>) -> io::Result<bool> {
         let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
-        match rustix::event::poll(&mut fds, None) {
-            Ok(_) | Err(E::INTR) => Ok(()),
+        let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+        match rustix::event::poll(&mut fds, limit.as_ref()) {
+            Ok(count) => Ok(count > 0),
+            Err(E::INTR) => Ok(true),
             Err(error) => Err(error.into()),
         }
     }

@@ -101,7 +101,7 @@ pub enum TimeChange {
 pub struct PassthroughFile {
     file: Arc<File>,
     /// The registration; the kernel drops its side when this is dropped.
-    registration: OnceLock<Result<device::Backing, Errno>>,
+    registration: OnceLock<device::Backing>,
 }
 
 impl PassthroughFile {

@@ -94,16 +94,25 @@ impl Nearness {
         }
     }
 
+    /// Looking was in vain: the next looks are left out, more each time.
+    fn leave_out(&mut self) {
+        self.last_left_out = (2 * self.last_left_out).clamp(LEFT_OUT_MIN, LEFT_OUT_MAX);
+        self.left_out = self.last_left_out;
+    }
+
     fn follow(&mut self, caller: u32) {
         if self.left_out > 0 {
             self.left_out -= 1;
             return;
         }
-        let Some(cpu) = cpu_of(caller) else { return self.leave() };
+        let Some(cpu) = cpu_of(caller) else {
+            // Hidden from us (hidepid, another procfs), and it will be so the next time.
+            self.leave_out();
+            return self.leave();
+        };
         if self.cpu.is_some_and(|own| own != cpu) {
             // It would be moved again.
-            self.last_left_out = (2 * self.last_left_out).clamp(LEFT_OUT_MIN, LEFT_OUT_MAX);
-            self.left_out = self.last_left_out;
+            self.leave_out();
             return self.leave();
         }
         let is_allowed = self.everywhere.as_ref().is_some_and(|cpus| {
@@ -115,6 +124,7 @@ impl Nearness {
             return;
         }
         if !is_allowed {
+            self.leave_out();
             return self.leave();
         }
         let mut only = CpuSet::new();

@@ -48,6 +48,9 @@ const CLOSE: Duration = Duration::from_micros(100);
 /// How long a device without a request is read again.
 const SPIN: Duration = Duration::from_micros(50);
 
+/// A thread that nobody has asked anything for this long need not stay on its last caller's CPU.
+const NEAR_IDLE: Duration = Duration::from_millis(100);
+
 /// After so many requests that were there already another seat is given out.
 const BUSY_READS: u32 = 32;
 
@@ -172,14 +175,15 @@ impl Readers {
         while let Some(seat) = self.wait_for_seat(stays) {
             loop {
                 let spins = self.cpus.is_some() && pace.is_close() && !nearness.is_near();
-                let len = match self.next_request(seat, &mut buffer, &mut pace, spins) {
-                    Next::Request(len) => len,
-                    Next::Spare => break,
-                    Next::Ended => {
-                        self.end(None);
-                        break;
-                    }
-                };
+                let len =
+                    match self.next_request(seat, &mut buffer, &mut pace, spins, &mut nearness) {
+                        Next::Request(len) => len,
+                        Next::Spare => break,
+                        Next::Ended => {
+                            self.end(None);
+                            break;
+                        }
+                    };
                 let number = self.seats[seat].fetch_add(1, Ordering::SeqCst) + 1;
                 if self.watch_sleeps.load(Ordering::SeqCst) {
                     self.wake_watch();
@@ -263,6 +267,7 @@ impl Readers {
         buffer: &mut [u8],
         pace: &mut Pace,
         spins: bool,
+        nearness: &mut Nearness,
     ) -> Next {
         let idle_since = clock::monotonic();
         let mut reads = 0_u32;
@@ -297,9 +302,13 @@ impl Readers {
                 std::thread::yield_now();
                 continue;
             }
-            if let Err(error) = self.device.wait() {
-                self.end(Some(error));
-                return Next::Ended;
+            match self.device.wait(nearness.is_near().then_some(NEAR_IDLE)) {
+                Ok(true) => {}
+                Ok(false) => nearness.leave(),
+                Err(error) => {
+                    self.end(Some(error));
+                    return Next::Ended;
+                }
             }
         }
     }

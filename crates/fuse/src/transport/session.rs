@@ -50,7 +50,32 @@ pub struct Session<H: Handler> {
     device: Arc<Device>,
     dispatch: Arc<Dispatch<H>>,
     reader_count: usize,
+    /// The last, so that the device is closed before it is taken out of the tree.
+    mounted: Mounted,
+}
+
+/// A file system in the tree, which is taken out unless it has been served to its end: every call
+/// there would fail.
+#[derive(Debug)]
+struct Mounted {
     mountpoint: PathBuf,
+    served: bool,
+}
+
+impl Mounted {
+    fn unmounter(&self) -> Unmounter {
+        Unmounter { mountpoint: self.mountpoint.clone() }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if !self.served
+            && let Err(error) = self.unmounter().unmount_lazily()
+        {
+            tracing::warn!(%error, "a mount without a server is left behind");
+        }
+    }
 }
 
 impl<H: Handler> Session<H> {
@@ -66,28 +91,19 @@ impl<H: Handler> Session<H> {
         } else {
             mount_by_helper(&mountpoint, options)?
         };
-        let session = Device::new(fd).and_then(|device| {
-            let device = Arc::new(device);
-            let negotiated = negotiate(&device, options)?;
-            handler.negotiated(negotiated);
-            let interrupts = Interrupts::default();
-            let dispatch = Arc::new(Dispatch { handler, device: Arc::clone(&device), interrupts });
-            let mountpoint = mountpoint.clone();
-            Ok(Self { device, dispatch, reader_count: options.reader_count, mountpoint })
-        });
-        session.inspect_err(|_| {
-            // Nobody will ever answer there.
-            let unmounter = Unmounter { mountpoint };
-            if let Err(error) = unmounter.unmount_lazily() {
-                tracing::warn!(%error, "a mount without a server is left behind");
-            }
-        })
+        let mounted = Mounted { mountpoint, served: false };
+        let device = Arc::new(Device::new(fd)?);
+        let negotiated = negotiate(&device, options)?;
+        handler.negotiated(negotiated);
+        let interrupts = Interrupts::default();
+        let dispatch = Arc::new(Dispatch { handler, device: Arc::clone(&device), interrupts });
+        Ok(Self { device, dispatch, reader_count: options.reader_count, mounted })
     }
 
     /// What another thread ends [`Session::serve`] with.
     #[must_use]
     pub fn unmounter(&self) -> Unmounter {
-        Unmounter { mountpoint: self.mountpoint.clone() }
+        self.mounted.unmounter()
     }
 
     /// What tells the kernel, from any thread, to ask again for an inode's attributes.
@@ -107,9 +123,11 @@ impl<H: Handler> Session<H> {
     /// A failure of the FUSE device.
     pub fn serve(self) -> io::Result<()> {
         let request_bytes_max = MAX_WRITE_BYTES as usize + REQUEST_OVERHEAD_BYTES;
-        let readers =
-            Readers::new(self.device, self.dispatch, self.reader_count, request_bytes_max);
-        Arc::new(readers).run()
+        let Self { device, dispatch, reader_count, mut mounted } = self;
+        let readers = Readers::new(device, dispatch, reader_count, request_bytes_max);
+        Arc::new(readers).run()?;
+        mounted.served = true;
+        Ok(())
     }
 }
 
@@ -120,7 +138,7 @@ fn negotiate(device: &Arc<Device>, options: &MountOptions) -> io::Result<Negotia
         let len = match device.read(&mut buffer)? {
             Read::Request(len) => len,
             Read::Nothing => {
-                device.wait()?;
+                device.wait(None)?;
                 continue;
             }
             Read::Ended => return Err(io::Error::other("unmounted before it was served")),
@@ -159,6 +177,15 @@ fn negotiate(device: &Arc<Device>, options: &MountOptions) -> io::Result<Negotia
     }
 }
 
+/// Root of any other user namespace may mount, and is offered passthrough, but may register no file:
+/// every open would fail.
+fn is_in_first_user_namespace() -> bool {
+    /// `PROC_USER_INIT_INO`.
+    const FIRST: u64 = 0xefff_fffd;
+    // Without the file the kernel has no user namespaces.
+    rustix::fs::stat("/proc/self/ns/user").map_or(true, |stat| stat.st_ino == FIRST)
+}
+
 /// What is used of what the kernel offers.
 fn agree(offered: u64, max_readahead: u32, options: &MountOptions) -> (Agreed, Negotiated) {
     let wanted = init::ASYNC_READ
@@ -176,6 +203,7 @@ fn agree(offered: u64, max_readahead: u32, options: &MountOptions) -> (Agreed, N
     // passthrough.
     let passthrough = options.passthrough
         && rustix::process::geteuid().is_root()
+        && is_in_first_user_namespace()
         && offered & init::PASSTHROUGH != 0;
     let writeback = !passthrough
         && options.writeback
@@ -274,14 +302,19 @@ fn reply_sized(answer: Answer, size: u32, result: Reply<Vec<u8>>) {
 
 /// Registers a file once for its whole life: the kernel refuses a second id for an open inode.
 fn register<'a>(device: &Arc<Device>, file: &'a PassthroughFile) -> Reply<&'a Backing> {
-    let registered = file.registration.get_or_init(|| {
+    if let Some(registered) = file.registration.get() {
+        return Ok(registered);
+    }
+    // A failure (no memory, no descriptors) is not for ever. Of two threads that register it at once
+    // one drops its registration before any answer has named it.
+    let backing = device.register(file.file()).map_err(|error| {
+        tracing::error!(%error, "the kernel refused to register a passthrough file");
+        Errno(error.raw_os_error().unwrap_or(E::IO.raw_os_error()))
+    })?;
+    Ok(file.registration.get_or_init(|| {
         REGISTRATIONS.fetch_add(1, Ordering::Relaxed);
-        device.register(file.file()).map_err(|error| {
-            tracing::error!(%error, "the kernel refused to register a passthrough file");
-            Errno(error.raw_os_error().unwrap_or(E::IO.raw_os_error()))
-        })
-    });
-    registered.as_ref().map_err(|error| *error)
+        backing
+    }))
 }
 
 /// The flags and the registration that an opened file is answered with.
@@ -527,6 +560,10 @@ impl<H: Handler> Dispatch<H> {
             }),
             Err(error) => {
                 self.handler.release(ino, opened.handle);
+                if attr.is_some() {
+                    // The kernel does not learn of the reference that `create` counted.
+                    self.handler.forget(ino, 1);
+                }
                 answer.error(error);
             }
         }
