@@ -14,7 +14,7 @@ impl UsageArguments {
         let Shown { top, by, sort, time, .. } = &self.shown;
         let refuse = |message: &str| Err(message.to_owned());
         let only_bytes = matches!(output, Output::Json | Output::Csv | Output::Ncdu | Output::Raw);
-        if only_bytes && self.counting.chosen().is_some() && !self.counting.bytes {
+        if only_bytes && self.counting.has_unit() {
             return refuse("this form of output has sizes in bytes: it takes no size format");
         }
         if self.written.null && !matches!(output, Output::Table | Output::Raw) {
@@ -108,7 +108,7 @@ impl DiffArguments {
         if !is_table && self.null {
             return refuse("--null is for the output form table");
         }
-        if !is_table && self.counting.chosen().is_some() && !self.counting.bytes {
+        if !is_table && self.counting.has_unit() {
             return refuse("this form of output has sizes in bytes: it takes no size format");
         }
         if self.counting.inodes

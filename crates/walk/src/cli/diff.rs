@@ -18,7 +18,8 @@ use crate::du::Detail;
 /// Something that is not as it was.
 #[derive(Debug)]
 struct Change {
-    path: Vec<u8>,
+    /// What it is on either side. Its path is built when it is written: all together may be long.
+    pair: Pair,
     kind: Kind,
     before: Option<u64>,
     after: Option<u64>,
@@ -86,7 +87,12 @@ impl Sides {
             out.write_all(b"change,before,after,kind,path\n")?;
         }
         for change in self.changes(arguments) {
-            change.write(out, output, style)?;
+            let path = match change.pair {
+                (_, Some(other)) => self.after.path_of(other),
+                (Some(one), None) => self.before.path_of(one),
+                (None, None) => Vec::new(),
+            };
+            change.write(out, &path, output, style)?;
         }
         Ok(())
     }
@@ -102,6 +108,7 @@ impl Sides {
             ([one], [other]) => waiting.push((Some(*one), Some(*other))),
             _ => before.join(&after, &before.roots, &after.roots, &mut waiting),
         }
+        waiting.reverse();
         while let Some((one, other)) = waiting.pop() {
             let item = |side: &Side<'_>, index: Option<usize>| {
                 index.map(|index| side.scan.items[index].clone())
@@ -111,36 +118,34 @@ impl Sides {
             let (depth, kind) = (any.depth, any.kind);
             let size =
                 |item: &Option<crate::du::Item>| item.as_ref().map(|item| measure.of(&item.total));
-            let change = Change { path: Vec::new(), kind, before: size(&was), after: size(&is) };
+            let change = Change { pair: (one, other), kind, before: size(&was), after: size(&is) };
             let is_wanted = arguments.all || kind == Kind::Directory || depth == 0;
             let amount = u64::try_from(change.by().unsigned_abs()).unwrap_or(u64::MAX);
             let threshold = arguments.threshold;
             if is_wanted && amount > 0 && threshold.is_none_or(|limit| limit.admits(amount)) {
-                let path = match (one, other) {
-                    (_, Some(other)) => self.after.path_of(other),
-                    (Some(one), None) => self.before.path_of(one),
-                    (None, None) => Vec::new(),
-                };
-                changes.push(Change { path, ..change });
+                changes.push(change);
             }
             if depth < arguments.max_depth.unwrap_or(u32::MAX) {
                 let below = |side: &'_ Side<'_>, index: Option<usize>| {
                     index.map(|index| side.children[index].clone()).unwrap_or_default()
                 };
+                let start = waiting.len();
                 before.join(&after, &below(&before, one), &below(&after, other), &mut waiting);
+                // So that they come out by name.
+                waiting[start..].reverse();
             }
         }
-        changes.sort_by(|one, other| {
-            let by_amount = other.by().unsigned_abs().cmp(&one.by().unsigned_abs());
-            by_amount.then_with(|| one.path.cmp(&other.path))
-        });
+        // Equal ones stay in the order of the trees.
+        changes.sort_by_key(|change| std::cmp::Reverse(change.by().unsigned_abs()));
         changes
     }
 }
 
 /// Reads a saved scan; - is standard input.
 pub(crate) fn load_file(path: &Path) -> Result<Scan, String> {
-    let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let named = |error: &dyn std::fmt::Display| {
+        format!("{}: {error}", names::escaped(path.as_os_str().as_encoded_bytes()))
+    };
     if path == Path::new("-") {
         return import::import(io::stdin().lock()).map_err(|error| named(&error));
     }
@@ -196,14 +201,20 @@ impl<'s> Side<'s> {
 }
 
 impl Change {
-    fn write(&self, out: &mut dyn Write, output: DiffOutput, style: &TableStyle) -> io::Result<()> {
+    fn write(
+        &self,
+        out: &mut dyn Write,
+        path: &[u8],
+        output: DiffOutput,
+        style: &TableStyle,
+    ) -> io::Result<()> {
         let kind = super::lines::kind_name(self.kind);
         match output {
             DiffOutput::Json => {
                 let side =
                     |size: Option<u64>| size.map_or("null".to_owned(), |size| size.to_string());
                 out.write_all(b"{")?;
-                names::json_fields(out, "path", &self.path)?;
+                names::json_fields(out, "path", path)?;
                 writeln!(
                     out,
                     ",\"kind\":\"{kind}\",\"change\":{},\"before\":{},\"after\":{}}}",
@@ -216,7 +227,7 @@ impl Change {
                 let side =
                     |size: Option<u64>| size.map(|size| size.to_string()).unwrap_or_default();
                 write!(out, "{},{},{},{kind},", self.by(), side(self.before), side(self.after))?;
-                names::csv_field(out, &self.path)?;
+                names::csv_field(out, path)?;
                 out.write_all(b"\n")
             }
             DiffOutput::Table => {
@@ -232,7 +243,7 @@ impl Change {
                     write_side(self.before, &style.format),
                     write_side(self.after, &style.format)
                 )?;
-                style.name(out, &self.path)
+                style.name(out, path)
             }
         }
     }

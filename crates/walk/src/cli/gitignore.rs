@@ -21,8 +21,8 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use super::glob::{self, Dialect};
 use crate::{Entered, Entry, Kind};
 
-/// More is no list of patterns.
-const FILE_BYTES_MAX: u64 = 64 << 20;
+/// More is no list of patterns, and would take a hundred times as much memory: as if it were not there.
+const FILE_BYTES_MAX: usize = 1 << 20;
 
 const COMPILED_BYTES_MAX: usize = 1 << 28;
 
@@ -97,7 +97,7 @@ impl UserFile {
         let fd = open(directories[top])?;
         let mut scope = self.of_repository(exclude_file(fd.as_fd()), base_of(directories[top])?);
         for directory in directories[..=top].iter().rev() {
-            if let Ok(bytes) = std::fs::read(directory.join(".gitignore")) {
+            if let Some(bytes) = read_at(rustix::fs::CWD, directory.join(".gitignore")) {
                 scope = with_file(scope, &bytes, base_of(directory)?);
             }
         }
@@ -200,6 +200,7 @@ impl IgnoreFile {
     fn parse(bytes: &[u8]) -> Self {
         let mut patterns = Vec::new();
         let (mut names, mut paths) = (Sources::default(), Sources::default());
+        let bytes = if bytes.len() > FILE_BYTES_MAX { b"" } else { bytes };
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         for line in bytes.split(|byte| *byte == b'\n') {
             let line = without_trailing_blanks(line.strip_suffix(b"\r").unwrap_or(line));
@@ -285,7 +286,7 @@ fn open_at(at: BorrowedFd<'_>, path: &Path) -> Option<std::os::fd::OwnedFd> {
     rustix::fs::openat(at, path, flags, Mode::empty()).ok()
 }
 
-/// A regular file's content; `None` for whatever cannot be read, as git passes over it.
+/// A regular file's content, or so much of it that it is too long; `None` for whatever cannot be read, as git passes over it.
 pub(crate) fn read_at(at: BorrowedFd<'_>, path: impl rustix::path::Arg) -> Option<Vec<u8>> {
     // A FIFO of that name must not keep us waiting.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -295,7 +296,8 @@ pub(crate) fn read_at(at: BorrowedFd<'_>, path: impl rustix::path::Arg) -> Optio
         return None;
     }
     let mut bytes = Vec::new();
-    file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+    // A byte more tells that it is too long.
+    file.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).ok()?;
     Some(bytes)
 }
 

@@ -308,6 +308,14 @@ mod tests {
             ("[2,0,{},[{}]]", "version 2 of the format is not known"),
             ("[1,0,{},{\"name\":\"x\"}]", "not a scan: a directory expected at byte 8"),
             ("[1,0,{},[{}]]", "not a scan: a name expected at byte 10"),
+            (
+                "[1,0,{\"t\":1e9},[{\"name\":\"x\",\"dsize\":18446744073709551616}]]",
+                "not a scan: a number below 2^64 expected at byte 56",
+            ),
+            (
+                "[1,0,{},[{\"name\":\"x\",\"dsize\":1e6}]]",
+                "not a scan: a number in digits expected at byte 32",
+            ),
         ] {
             assert_eq!(import(text.as_bytes()).unwrap_err().to_string(), message, "{text}");
         }

@@ -94,7 +94,8 @@ impl<R: Read> Parser<R> {
 
     /// A number that is not negative; 0 for one that is. Fractions are dropped.
     pub(super) fn number(&mut self) -> Result<u64, ImportError> {
-        Ok(u64::try_from(self.signed()?).unwrap_or(0))
+        let number = self.signed()?.max(0);
+        u64::try_from(number).map_err(|_too_large| self.wrong("a number below 2^64"))
     }
 
     pub(super) fn signed(&mut self) -> Result<i128, ImportError> {
@@ -106,8 +107,18 @@ impl<R: Read> Parser<R> {
                 text.push(char::from(byte));
             }
         }
-        let whole = text.split(['.', 'e', 'E']).next().unwrap_or("");
-        whole.parse().map_err(|_not_a_number| self.wrong("a number"))
+        // With an exponent what is before the point is another number.
+        let whole = text.split('.').next().unwrap_or("");
+        let has_exponent = text.contains(['e', 'E']);
+        let number = if has_exponent { None } else { whole.parse().ok() };
+        number.ok_or_else(|| self.wrong("a number in digits"))
+    }
+
+    fn skip_number(&mut self) -> Result<(), ImportError> {
+        while let Some(b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E') = self.peek()? {
+            self.take();
+        }
+        Ok(())
     }
 
     pub(super) fn boolean(&mut self) -> Result<bool, ImportError> {
@@ -203,7 +214,7 @@ impl<R: Read> Parser<R> {
                     continue;
                 }
                 Some(b'"') => drop(self.string()?),
-                Some(b'-' | b'0'..=b'9') => drop(self.signed()?),
+                Some(b'-' | b'0'..=b'9') => self.skip_number()?,
                 Some(b'a'..=b'z') => self.skip_word()?,
                 _ => return Err(self.wrong("a value")),
             }

@@ -60,7 +60,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         command = command.bin_name(name);
     }
     let parsed = command.try_get_matches_from_mut(arguments).and_then(|matches| {
-        let arguments = Arguments::from_arg_matches(&matches)?;
+        let mut arguments = Arguments::from_arg_matches(&matches)?;
+        match (&mut arguments.command, matches.subcommand()) {
+            (Some(Command::Diff(diff)), Some((_, matches))) => diff.counting.settle(matches),
+            _ => arguments.usage.counting.settle(&matches),
+        }
         let checked = match &arguments.command {
             Some(Command::Diff(diff)) => diff.check(),
             None => arguments.usage.check(),
@@ -73,9 +77,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help is no error, and nobody may read it.
-            drop(error.print());
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(EXIT_USAGE));
+            let mut trouble = Trouble::default();
+            trouble.written(error.print().and_then(|()| io::stdout().flush()));
+            // Help is no error, unless it cannot be written.
+            return match u8::try_from(error.exit_code()).unwrap_or(EXIT_USAGE) {
+                0 => trouble.exit_code(),
+                code => ExitCode::from(code),
+            };
         }
     };
     match &arguments.command {
@@ -126,13 +134,11 @@ fn usage(arguments: &UsageArguments) -> ExitCode {
     };
     let mut paths: Vec<PathBuf> = arguments.paths.iter().map(PathBuf::from).collect();
     if let Some(list) = &arguments.files0_from {
-        match rules::read_files0(list) {
-            Ok((listed, complaints)) => {
-                complaints.iter().for_each(|complaint| trouble.tell(complaint));
-                paths = listed;
-            }
+        match rules::read_files0(list, |complaint| trouble.tell(complaint)) {
+            Ok(listed) => paths = listed,
             Err(error) => {
-                complain(&format!("cannot read file names from '{}': {error}", list.display()));
+                let list = names::escaped(list.as_os_str().as_encoded_bytes());
+                complain(&format!("cannot read file names from '{list}': {error}"));
                 return ExitCode::from(EXIT_FAILED);
             }
         }
@@ -154,13 +160,11 @@ fn usage(arguments: &UsageArguments) -> ExitCode {
         choice: Choice::new(&arguments.shown, &arguments.counting),
     };
     if arguments.written.interactive {
-        return match browse::run(run.subject(imported)) {
-            Ok(code) => code,
-            Err(error) => {
-                complain(&error.to_string());
-                ExitCode::from(EXIT_FAILED)
-            }
-        };
+        match browse::run(run.subject(imported)) {
+            Ok(is_complete) => trouble.0 |= !is_complete,
+            Err(error) => trouble.tell(&error.to_string()),
+        }
+        return trouble.exit_code();
     }
     let (result, failures) = run.report(imported, &mut trouble);
     trouble.written(result);
@@ -309,7 +313,8 @@ impl Run<'_> {
     fn save(&self, scan: &Scan, trouble: &mut Trouble) {
         let Some(path) = &self.arguments.save else { return };
         if let Err(error) = save_to(path, scan) {
-            trouble.tell(&format!("cannot save to '{}': {error}", path.display()));
+            let path = names::escaped(path.as_os_str().as_encoded_bytes());
+            trouble.tell(&format!("cannot save to '{path}': {error}"));
         }
     }
 

@@ -28,10 +28,10 @@ pub(crate) fn escaped(name: &[u8]) -> String {
     text
 }
 
-/// They reorder what is shown around them.
+/// They reorder what is shown around them, or are not shown at all.
 fn is_direction_mark(character: char) -> bool {
     matches!(character,
-        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
+        '\u{61c}' | '\u{200b}' | '\u{2060}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
 }
 
 /// How many columns a text takes on a terminal, near enough: wide scripts count two.
@@ -142,6 +142,7 @@ mod tests {
         assert_eq!(escaped(b"\x1b[2J"), "\\u{1b}[2J");
         assert_eq!(escaped(b"caf\xe9"), "caf\\xe9");
         assert_eq!(escaped("\u{202e}gnp.exe".as_bytes()), "\\u{202e}gnp.exe");
+        assert_eq!(escaped("\u{61c}a\u{feff}".as_bytes()), "\\u{61c}a\\u{feff}");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Parser, Subcommand, ValueEnum};
 
 use super::size::{SizeFormat, Threshold, parse_block_size, parse_threshold};
 
@@ -135,25 +136,25 @@ pub(crate) struct Counting {
     #[arg(long, conflicts_with_all = ["apparent_size", "bytes"])]
     pub(crate) inodes: bool,
     /// How sizes are written [default: human; with --inodes: bytes, which is the plain number].
-    #[arg(short = 'F', long, value_enum, overrides_with_all = ["block_size", "human", "si", "kilo", "mega", "bytes", "format"])]
+    #[arg(short = 'F', long, value_enum, overrides_with_all = ["block_size", "human", "si", "kilo", "mega", "format"])]
     pub(crate) format: Option<Format>,
     /// In units of SIZE, rounded up; a unit alone (-B M) is written behind each number.
-    #[arg(short = 'B', long, value_name = "SIZE", value_parser = parse_block_size, overrides_with_all = ["format", "human", "si", "kilo", "mega", "bytes", "block_size"])]
+    #[arg(short = 'B', long, value_name = "SIZE", value_parser = parse_block_size, overrides_with_all = ["format", "human", "si", "kilo", "mega", "block_size"])]
     pub(crate) block_size: Option<SizeFormat>,
     /// Like -F human: the default, after one of the others.
-    #[arg(short = 'h', long = "human-readable", overrides_with_all = ["format", "block_size", "si", "kilo", "mega", "bytes"])]
+    #[arg(short = 'h', long = "human-readable", overrides_with_all = ["format", "block_size", "si", "kilo", "mega"])]
     pub(crate) human: bool,
     /// Like -F si: powers of 1000.
-    #[arg(long, overrides_with_all = ["format", "block_size", "human", "kilo", "mega", "bytes"])]
+    #[arg(long, overrides_with_all = ["format", "block_size", "human", "kilo", "mega"])]
     pub(crate) si: bool,
     /// Like -F kilo.
-    #[arg(short = 'k', overrides_with_all = ["format", "block_size", "human", "si", "mega", "bytes"])]
+    #[arg(short = 'k', overrides_with_all = ["format", "block_size", "human", "si", "mega"])]
     pub(crate) kilo: bool,
     /// Like -F mega.
-    #[arg(short = 'm', overrides_with_all = ["format", "block_size", "human", "si", "kilo", "bytes"])]
+    #[arg(short = 'm', overrides_with_all = ["format", "block_size", "human", "si", "kilo"])]
     pub(crate) mega: bool,
-    /// Like --apparent-size -F bytes.
-    #[arg(short = 'b', long, overrides_with_all = ["format", "block_size", "human", "si", "kilo", "mega"])]
+    /// Like --apparent-size -F bytes; with another unit behind it, like --apparent-size alone.
+    #[arg(short = 'b', long)]
     pub(crate) bytes: bool,
 }
 
@@ -241,7 +242,7 @@ pub(crate) struct Shown {
     #[arg(long, value_enum, value_name = "STYLE", requires = "time")]
     pub(crate) time_style: Option<TimeStyle>,
     /// The N largest files and the N largest directories.
-    #[arg(long, value_name = "N", conflicts_with_all = ["by", "all", "summarize", "sort", "max_depth", "min_depth", "total", "time"])]
+    #[arg(long, value_name = "N", conflicts_with_all = ["by", "all", "summarize", "sort", "reverse", "max_depth", "min_depth", "total", "time"])]
     pub(crate) top: Option<u32>,
     /// Sums by the files' extension, owner, or time since the last change.
     #[arg(long, value_enum, value_name = "WHAT", conflicts_with_all = ["all", "dirs_only", "files_only", "summarize", "max_depth", "min_depth", "separate_dirs", "time"])]
@@ -383,6 +384,25 @@ pub(crate) enum DiffOutput {
 }
 
 impl Counting {
+    /// Of -b and the units the last holds, but what -b says about lengths stays: du -bh.
+    pub(crate) fn settle(&mut self, matches: &ArgMatches) {
+        let place = |id: &str| {
+            let is_given = matches.value_source(id) == Some(ValueSource::CommandLine);
+            is_given.then(|| matches.indices_of(id)?.next_back()).flatten()
+        };
+        let bytes = place("bytes");
+        let units = ["format", "block_size", "human", "si", "kilo", "mega"];
+        if bytes.is_some() && bytes > units.into_iter().filter_map(place).max() {
+            (self.format, self.block_size) = (None, None);
+            (self.human, self.si, self.kilo, self.mega) = (false, false, false, false);
+        }
+    }
+
+    /// Whether sizes are wanted in anything but bytes.
+    pub(crate) fn has_unit(&self) -> bool {
+        self.chosen().is_some_and(|format| !self.bytes || format != SizeFormat::unit(1))
+    }
+
     /// How numbers are written, if anything was said about it.
     pub(crate) fn chosen(&self) -> Option<SizeFormat> {
         let flags = [

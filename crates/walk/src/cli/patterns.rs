@@ -108,6 +108,10 @@ impl Patterns {
         Ok(Self { names: names.compile()?, paths: paths.compile()? })
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.names.is_empty() && self.paths.is_empty()
+    }
+
     /// A path as it would be printed; for what is given on the command line.
     pub(crate) fn matches_given(&self, path: &[u8]) -> bool {
         let starts = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');

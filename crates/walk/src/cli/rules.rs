@@ -6,6 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use super::gitignore::{self, UserFile};
+use super::names;
 use super::options::Walking;
 use super::patterns::{Meaning, Patterns};
 use crate::du::Rules;
@@ -38,7 +39,10 @@ impl Selection {
         let mut exclude = walking.exclude.clone();
         for file in &walking.exclude_from {
             let lines = read_lines(file);
-            let named = |error| SelectError::File(format!("{}: {error}", file.display()));
+            let named = |error| {
+                let file = names::escaped(file.as_os_str().as_encoded_bytes());
+                SelectError::File(format!("{file}: {error}"))
+            };
             exclude.extend(lines.map_err(named)?);
         }
         let include = match walking.include.as_slice() {
@@ -53,6 +57,11 @@ impl Selection {
             caches: walking.exclude_caches,
             git: walking.gitignore.then(UserFile::read),
         })
+    }
+
+    /// Whether anything is left out.
+    pub(crate) fn leaves_out(&self) -> bool {
+        !self.exclude.is_empty() || self.include.is_some() || self.caches || self.git.is_some()
     }
 
     /// Whether a path on the command line is counted: as du, patterns hold for it too.
@@ -104,23 +113,25 @@ fn read_lines(file: &Path) -> std::io::Result<Vec<OsString>> {
     Ok(lines?.into_iter().filter(|line| !line.is_empty()).map(OsString::from_vec).collect())
 }
 
-/// The paths of `--files0-from`, and what is wrong with some of them, as du says it.
-pub(crate) fn read_files0(file: &Path) -> std::io::Result<(Vec<PathBuf>, Vec<String>)> {
+/// The paths of `--files0-from`; what is wrong with some of them is told at once, as du says it.
+pub(crate) fn read_files0(
+    file: &Path,
+    mut complain: impl FnMut(&str),
+) -> std::io::Result<Vec<PathBuf>> {
     let is_stdin = file == Path::new("-");
     let input: Box<dyn Read> =
         if is_stdin { Box::new(std::io::stdin()) } else { Box::new(std::fs::File::open(file)?) };
-    let (mut paths, mut complaints) = (Vec::new(), Vec::new());
+    let mut paths = Vec::new();
     for (index, name) in BufReader::new(input).split(0).enumerate() {
         let name = name?;
         if name.is_empty() {
-            let file = file.display();
-            complaints.push(format!("{file}:{}: invalid zero-length file name", index + 1));
+            let file = names::escaped(file.as_os_str().as_encoded_bytes());
+            complain(&format!("{file}:{}: invalid zero-length file name", index + 1));
         } else if is_stdin && name == b"-" {
-            complaints
-                .push("when reading file names from standard input, '-' is not allowed".to_owned());
+            complain("when reading file names from standard input, '-' is not allowed");
         } else {
             paths.push(PathBuf::from(OsString::from_vec(name)));
         }
     }
-    Ok((paths, complaints))
+    Ok(paths)
 }

@@ -148,9 +148,7 @@ impl<R: Rules, O: Observer> Visitor for Gauge<'_, R, O> {
                 self.report_progress();
             }
         }
-        if let Detail::Files { max_depth } = *detail
-            && entry.depth() <= max_depth
-        {
+        if detail.has_file(entry.depth()) {
             self.parts.push(Part::file(entry, totals));
         }
     }

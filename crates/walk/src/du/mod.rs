@@ -53,7 +53,7 @@ pub enum Links {
 pub enum Detail {
     /// Nothing.
     Totals,
-    /// Directories down to this depth. A root has depth 0.
+    /// Directories down to this depth, and the roots that are none. A root has depth 0.
     Directories {
         /// The deepest level.
         max_depth: u32,
@@ -63,6 +63,17 @@ pub enum Detail {
         /// The deepest level.
         max_depth: u32,
     },
+}
+
+impl Detail {
+    /// Whether what is no directory is reported at this depth. A root always is, as du does.
+    fn has_file(self, depth: u32) -> bool {
+        match self {
+            Self::Totals => false,
+            Self::Directories { .. } => depth == 0,
+            Self::Files { max_depth } => depth <= max_depth,
+        }
+    }
 }
 
 /// Which time of files is looked at.

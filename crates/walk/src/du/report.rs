@@ -211,11 +211,9 @@ pub(super) fn assemble<R: Rules, O: Observer>(
 
 /// Gives each inode with several names to the first of them, and so to all directories above it.
 fn award(parts: &mut Vec<Part>, roots: &mut [RootReport], inodes: &Inodes, detail: Detail) {
-    let files_depth = match detail {
-        Detail::Totals => return,
-        Detail::Directories { .. } => None,
-        Detail::Files { max_depth } => Some(max_depth),
-    };
+    if detail == Detail::Totals {
+        return;
+    }
     let by_id = index(parts);
     for sighting in inodes.take_sightings() {
         let root = &mut roots[sighting.root];
@@ -233,7 +231,7 @@ fn award(parts: &mut Vec<Part>, roots: &mut [RootReport], inodes: &Inodes, detai
             }
         }
         let part = Part::sighted(sighting);
-        if files_depth.is_some_and(|max_depth| part.depth() <= max_depth) {
+        if detail.has_file(part.depth()) {
             parts.push(part);
         }
     }

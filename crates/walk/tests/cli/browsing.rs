@@ -128,6 +128,36 @@ fn deletion_needs_a_yes_and_spares_what_links_lead_to() {
 }
 
 #[test]
+fn what_is_typed_before_the_question_is_no_answer() {
+    if !has("script") {
+        return;
+    }
+    let folder = Folder::with_tree();
+    let mut session = Session::start(&folder, "tree");
+    session.expect("? for help");
+    session.press("dydy");
+    session.expect("Delete? y/N");
+    session.press("n");
+    session.expect("Not deleted.");
+    session.quit();
+    assert!(exists(&folder.path("tree/a")) && exists(&folder.path("tree/d")));
+}
+
+#[test]
+fn directories_with_what_was_left_out_stay() {
+    if !has("script") {
+        return;
+    }
+    let folder = Folder::with_tree();
+    let mut session = Session::start(&folder, "--exclude '*.rs' tree");
+    session.expect("? for help");
+    session.press("d");
+    session.expect("directories are not deleted");
+    session.quit();
+    assert!(exists(&folder.path("tree/a/two.rs")));
+}
+
+#[test]
 fn imports_are_only_looked_at() {
     if !has("script") {
         return;

@@ -147,6 +147,21 @@ fn git_ignores_the_same() {
 }
 
 #[test]
+fn a_list_that_is_none_neither_waits_nor_takes_memory() {
+    if !has("git") {
+        return;
+    }
+    let folder = Folder::new();
+    folder.write("repo/sub/f.o", b"x");
+    let git = folder.command("git", &["init", "-q", "repo"]).status().unwrap();
+    assert!(git.success());
+    assert!(folder.command("mkfifo", &["repo/.gitignore"]).status().unwrap().success());
+    let list = fs::File::create(folder.path("repo/sub/.gitignore")).unwrap();
+    list.set_len(1 << 40).unwrap();
+    assert!(paths(&folder, &["--gitignore", "repo/sub"]).contains("repo/sub/f.o"));
+}
+
+#[test]
 fn outside_repositories_nothing_is_ignored() {
     let folder = repository();
     // The rules of a repository around the test's folder do not reach in: there is none.

@@ -32,6 +32,8 @@ fn wrong_usage_exits_with_2() {
         &["--inodes", "--apparent-size"],
         &["--top", "3", "-o", "tree"],
         &["--top", "3", "-a"],
+        &["--top", "3", "-r"],
+        &["--json", "-b", "-k"],
         &["--by", "ext", "--time"],
         &["--by", "ext", "-S", "time"],
         &["--by", "owner", "--import", "x"],
@@ -68,6 +70,7 @@ fn what_cannot_be_read_exits_with_1() {
         (&["--import", "no-scan"], "fdu: no-scan: not a scan: a name expected at byte 10\n"),
         (&["diff", "no-scan", "tree"], "fdu: no-scan: not a scan"),
         (&["--save", "missing/x"], "fdu: cannot save to 'missing/x'"),
+        (&["--import", "\u{1b}[2J"], "fdu: \\u{1b}[2J: No such file"),
         (&["-s", "missing\u{1b}[2J"], "fdu: cannot access 'missing\\u{1b}[2J'"),
     ] {
         let output = folder.fdu(arguments);

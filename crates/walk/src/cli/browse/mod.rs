@@ -4,8 +4,8 @@
 //! [`remove`] deletes. Here they are put together.
 //!
 //! Deletion asks first, and only a `y` confirms. A given path itself is never deleted, nor is
-//! anything when the scan was imported or symlinks were followed: then what is shown may not be
-//! what would be deleted.
+//! anything when the scan was imported or symlinks were followed, nor directories when something was
+//! left out: then what is shown may not be what would be deleted.
 
 mod remove;
 mod terminal;
@@ -15,7 +15,6 @@ use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use super::names;
 use super::options::UsageArguments;
@@ -52,24 +51,27 @@ impl Subject<'_> {
         (scan, failures)
     }
 
-    /// Why nothing may be deleted.
-    fn refusal(&self) -> Option<&'static str> {
+    /// Why this may not be deleted.
+    fn refusal(&self, kind: Kind) -> Option<&'static str> {
         if self.arguments.import.is_some() {
             return Some("an imported scan may be of another machine: nothing is deleted");
         }
         if self.arguments.walking.dereference || self.arguments.walking.dereference_args {
             return Some("symlinks were followed: nothing is deleted");
         }
+        if kind == Kind::Directory && self.selection.leaves_out() {
+            return Some("what was left out would go with it: directories are not deleted");
+        }
         None
     }
 }
 
-/// Browses until the user has had enough.
+/// Browses until the user has had enough. Returns whether everything could be read.
 ///
 /// # Errors
 ///
 /// If there is no terminal.
-pub(crate) fn run(mut subject: Subject<'_>) -> io::Result<ExitCode> {
+pub(crate) fn run(mut subject: Subject<'_>) -> io::Result<bool> {
     // Before the walk, which may take long.
     Terminal::check()?;
     let (scan, mut failures) = match subject.imported.take() {
@@ -77,7 +79,10 @@ pub(crate) fn run(mut subject: Subject<'_>) -> io::Result<ExitCode> {
         None => subject.walk(subject.paths.to_vec()),
     };
     if let Some(path) = &subject.arguments.save {
-        super::save_to(path, &scan)?;
+        super::save_to(path, &scan).map_err(|error| {
+            let path = names::escaped(path.as_os_str().as_encoded_bytes());
+            io::Error::new(error.kind(), format!("cannot save to '{path}': {error}"))
+        })?;
     }
     let shown = &subject.arguments.shown;
     let mut view = View::new(scan, &subject.arguments.counting, shown.sort, shown.reverse);
@@ -97,23 +102,34 @@ pub(crate) fn run(mut subject: Subject<'_>) -> io::Result<ExitCode> {
         match view.press(key) {
             None => {}
             Some(Wish::Quit) => break,
-            Some(Wish::Delete) => match (subject.refusal(), view.selected_for_deletion()) {
-                (Some(refusal), _) => view.say(refusal),
-                (None, None) => view.say("A given path is not deleted."),
-                (None, Some(_)) => view.ask(),
-            },
+            Some(Wish::Delete) => {
+                let selected = view.selected_for_deletion();
+                let kind = selected.map_or(Kind::Unknown, |item| view.scan().items[item].kind);
+                match (subject.refusal(kind), selected) {
+                    (Some(refusal), _) => view.say(refusal),
+                    (None, None) => view.say("A given path is not deleted."),
+                    (None, Some(_)) => {
+                        // What was typed before the question is no answer to it.
+                        terminal.forget_keys();
+                        view.ask();
+                    }
+                }
+            }
             Some(Wish::DeleteConfirmed(item)) => {
-                terminal.draw("Deleting…\r\n")?;
+                // As it was before meanwhile, so that control-C ends what takes too long.
+                drop(terminal);
                 delete(&subject, &mut view, item);
+                terminal = Terminal::open()?;
             }
             Some(Wish::Again) => {
                 if subject.arguments.import.is_some() {
                     view.say("An imported scan cannot be made again.");
                 } else {
-                    terminal.draw("Scanning…\r\n")?;
+                    drop(terminal);
                     let (scan, failed) = subject.walk(subject.paths.to_vec());
                     failures = failed;
                     view.replace(scan);
+                    terminal = Terminal::open()?;
                 }
             }
         }
@@ -121,7 +137,7 @@ pub(crate) fn run(mut subject: Subject<'_>) -> io::Result<ExitCode> {
     drop(terminal);
     // Of the last walk of everything; what is left after a deletion shows on the screen.
     failures.print(&subject.arguments.running);
-    Ok(ExitCode::from(if failures.any() { super::EXIT_FAILED } else { 0 }))
+    Ok(!failures.any())
 }
 
 /// Deletes an item and looks at what is left of it.

@@ -2,12 +2,15 @@
 //!
 //! Everything happens relative to open directories that were reached without following a symlink: a
 //! path that is exchanged meanwhile leads nowhere else. Symlinks are deleted, never followed, and
-//! mount points are not entered. One directory is open at a time, so depth does not matter.
+//! mount points are not entered, those of the same file system (bind mounts) included. One directory
+//! is open at a time, so depth does not matter.
 
 use std::collections::HashSet;
 use std::ffi::{CString, OsString};
 use std::fmt;
 use std::io;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use std::os::fd::AsRawFd;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
@@ -87,6 +90,23 @@ fn id(fd: &OwnedFd) -> Result<(u64, u64), Errno> {
     Ok((u64::try_from(stat.st_dev).unwrap_or(u64::MAX), stat.st_ino))
 }
 
+/// Where a directory is mounted. Another part of the same file system that is mounted here has the
+/// same device number: only the number of the mount tells.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn mount(fd: &OwnedFd) -> Result<(u64, u64), Errno> {
+    let about = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()));
+    // Without it nothing is certain, and so nothing is deleted.
+    let about = about.map_err(|_no_proc| Errno::NOTSUP)?;
+    let number = about.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
+    Ok((id(fd)?.0, number.ok_or(Errno::NOTSUP)?))
+}
+
+/// Where a directory is mounted.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn mount(fd: &OwnedFd) -> Result<(u64, u64), Errno> {
+    Ok((id(fd)?.0, 0))
+}
+
 struct Removal {
     removed: u64,
     left: u64,
@@ -113,7 +133,8 @@ impl Removal {
 
     fn tree(&mut self, parent: &OwnedFd, name: CString) -> Result<(), RemoveError> {
         let changed = |_errno| RemoveError::Changed;
-        let device = id(parent).map_err(changed)?.0;
+        let unknown = |errno: Errno| RemoveError::Left { count: 1, first: io::Error::from(errno) };
+        let place = mount(parent).map_err(unknown)?;
         let mut here = match open_directory(parent.as_fd(), &name) {
             Ok(here) => here,
             // It may be empty all the same.
@@ -123,12 +144,12 @@ impl Removal {
             }
         };
         let top = id(&here).map_err(changed)?;
-        if top.0 != device {
+        if mount(&here).map_err(unknown)? != place {
             return Err(RemoveError::Mounted);
         }
         let mut levels = vec![Level { name, id: top, stuck: HashSet::new() }];
         while let Some(level) = levels.last_mut() {
-            if let Some((name, next)) = self.empty(&here, level, device) {
+            if let Some((name, next)) = self.empty(&here, level, place) {
                 let id = id(&next).map_err(changed)?;
                 levels.push(Level { name, id, stuck: HashSet::new() });
                 here = next;
@@ -157,7 +178,7 @@ impl Removal {
         &mut self,
         here: &OwnedFd,
         level: &mut Level,
-        device: u64,
+        place: (u64, u64),
     ) -> Option<(CString, OwnedFd)> {
         let listing = match Dir::read_from(here) {
             Ok(listing) => listing,
@@ -191,8 +212,8 @@ impl Removal {
                 | FileType::BlockDevice => Ok(None),
             };
             match opened {
-                Ok(Some(next)) => match id(&next) {
-                    Ok(found) if found.0 == device => return Some((name, next)),
+                Ok(Some(next)) => match mount(&next) {
+                    Ok(found) if found == place => return Some((name, next)),
                     Ok(_) => {
                         self.fail(Errno::XDEV);
                         level.stuck.insert(name);
@@ -254,6 +275,31 @@ mod tests {
         let result = remove(&path.iter().collect::<Vec<_>>(), false);
         assert!(matches!(result, Err(RemoveError::Changed)));
         assert!(kept.join("file").exists());
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_is_mounted_from_the_same_file_system_is_kept() {
+        use rustix::mount::{UnmountFlags, mount_bind, unmount};
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        let (kept, point) = (dir.path().join("kept"), root.join("victim/a/point"));
+        fs::create_dir_all(&point).unwrap();
+        fs::create_dir(&kept).unwrap();
+        fs::write(kept.join("file"), "x").unwrap();
+        fs::write(root.join("victim/a/file"), "x").unwrap();
+        if mount_bind(&kept, &point).is_err() {
+            eprintln!("skipped: cannot mount");
+            return;
+        }
+        let removed = |path: &[&str]| remove(&names(path).iter().collect::<Vec<_>>(), true);
+        let root = root.to_str().unwrap();
+        let within = removed(&[root, "victim"]);
+        let itself = removed(&[root, "victim", "a", "point"]);
+        unmount(&point, UnmountFlags::DETACH).unwrap();
+        assert!(matches!(within, Err(RemoveError::Left { .. })), "{within:?}");
+        assert!(matches!(itself, Err(RemoveError::Mounted)), "{itself:?}");
+        assert!(kept.join("file").exists() && !point.with_file_name("file").exists());
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{
+    OptionalActions, QueueSelector, Termios, tcflush, tcgetattr, tcgetwinsize, tcsetattr,
+};
 
 /// How long to wait for a key before looking at the size of the window again.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -56,8 +58,9 @@ impl Terminal {
         raw.make_raw();
         tcsetattr(&file, OptionalActions::Flush, &raw)?;
         let mut terminal = Self { file, before, pending: Vec::new() };
-        // The other screen, without a cursor.
-        terminal.file.write_all(b"\x1b[?1049h\x1b[?25l")?;
+        // The other screen, without a cursor. Characters may be wider than we think: no line goes on
+        // in the next.
+        terminal.file.write_all(b"\x1b[?1049h\x1b[?25l\x1b[?7l")?;
         Ok(terminal)
     }
 
@@ -76,6 +79,13 @@ impl Terminal {
         // In one write, so that nothing half-drawn is seen.
         let frame = format!("\x1b[H{}\x1b[J", screen.replace("\r\n", "\x1b[K\r\n"));
         self.file.write_all(frame.as_bytes())
+    }
+
+    /// Passes over what was typed so far.
+    pub(super) fn forget_keys(&mut self) {
+        self.pending.clear();
+        // If it cannot be done, a key more is read.
+        let _not_done = tcflush(&self.file, QueueSelector::IFlush);
     }
 
     /// The next key; `None` if none comes for a while.
@@ -116,7 +126,7 @@ impl Terminal {
 impl Drop for Terminal {
     fn drop(&mut self) {
         // Whoever has hung up sees nothing of it.
-        let _gone = self.file.write_all(b"\x1b[?25h\x1b[?1049l");
+        let _gone = self.file.write_all(b"\x1b[?7h\x1b[?25h\x1b[?1049l");
         let _gone = tcsetattr(&self.file, OptionalActions::Flush, &self.before);
     }
 }
