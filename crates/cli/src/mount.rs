@@ -216,7 +216,7 @@ impl Mount {
             handler,
             &MountOptions {
                 mountpoint: mountpoint.to_owned(),
-                source: volume_dir.display().to_string(),
+                source: volume_dir.as_os_str().to_owned(),
                 read_only: settings.read_only,
                 allow_other: settings.allow_other,
                 passthrough: settings.passthrough,

@@ -95,7 +95,7 @@ impl SimDisk {
         let mountpoint = mountpoint.canonicalize()?;
         let options = MountOptions {
             mountpoint: mountpoint.clone(),
-            source: SOURCE.to_owned(),
+            source: SOURCE.into(),
             read_only: false,
             allow_other: false,
             passthrough: false,

@@ -12,6 +12,7 @@ mod readers;
 mod session;
 mod wire;
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -189,7 +190,7 @@ pub struct MountOptions {
     /// Where to mount: an existing directory.
     pub mountpoint: PathBuf,
     /// The source that `mount` shows.
-    pub source: String,
+    pub source: OsString,
     /// Refuse every change.
     pub read_only: bool,
     /// Let other users in.

@@ -1,8 +1,10 @@
 //! Putting a file system into the tree, and taking it out.
 
+use std::ffi::OsString;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -81,10 +83,16 @@ pub(super) fn mount_by_helper(mountpoint: &Path, options: &MountOptions) -> io::
 }
 
 /// What `fusermount3` is told.
-fn helper_options(options: &MountOptions) -> String {
+fn helper_options(options: &MountOptions) -> OsString {
     // A comma or a backslash in the name would begin another option.
-    let source = options.source.replace('\\', "\\\\").replace(',', "\\,");
-    let mut text = format!("fsname={source},subtype=librorum,default_permissions,nodev,nosuid");
+    let mut text = b"fsname=".to_vec();
+    for &byte in options.source.as_bytes() {
+        if matches!(byte, b'\\' | b',') {
+            text.push(b'\\');
+        }
+        text.push(byte);
+    }
+    text.extend_from_slice(b",subtype=librorum,default_permissions,nodev,nosuid");
     for (option, set) in [
         (",ro", options.read_only),
         (",allow_other", options.allow_other),
@@ -92,10 +100,10 @@ fn helper_options(options: &MountOptions) -> String {
         (",noatime", options.no_atime),
     ] {
         if set {
-            text.push_str(option);
+            text.extend_from_slice(option.as_bytes());
         }
     }
-    text
+    OsString::from_vec(text)
 }
 
 /// Unmounts a file system.

@@ -541,10 +541,10 @@ impl<H: Handler> Dispatch<H> {
         may_wait: bool,
         run: impl FnOnce(&Interrupt) -> T,
     ) -> T {
-        if !may_wait {
-            return run(&Interrupt::default());
+        if may_wait {
+            turn.may_wait();
         }
-        turn.may_wait();
+        // Also otherwise: that it had to wait may show only now.
         let waiting = self.interrupts.register(unique);
         run(waiting.interrupt())
     }
