@@ -1,4 +1,4 @@
-//! Whether anybody else has a file open, or mapped.
+//! Whether anybody else has a file open, or mapped, or could still write to it.
 //!
 //! A mapping outlives the descriptor it was made from, and through FUSE passthrough it is one of the
 //! file below, so nobody tells us when it ends. The kernel knows: it grants a write lease only on a
@@ -39,9 +39,57 @@ pub fn is_sole_opener(file: &File) -> io::Result<bool> {
     }
 }
 
+/// Whether nobody can write to the file of `reader`, a description that is open for reading only:
+/// none is open for writing anywhere, writable mappings and descriptors on their way through a socket
+/// included. The kernel grants a read lease on no other file. A description of the caller's own that
+/// is open for writing counts, whatever process has a copy of its descriptor.
+///
+/// # Errors
+///
+/// As [`is_sole_opener`].
+pub fn has_no_writer(reader: &File) -> io::Result<bool> {
+    fcntl(reader, F_SETSIG, libc::SIGURG)?;
+    match fcntl(reader, libc::F_SETLEASE, libc::F_RDLCK) {
+        Ok(()) => {
+            fcntl(reader, libc::F_SETLEASE, libc::F_UNLCK)?;
+            Ok(true)
+        }
+        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_writer_counts_for_as_long_as_its_description_or_mapping_lasts() {
+        use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+        let path = std::env::temp_dir().join(format!("librorum-writer-{}", std::process::id()));
+        let mut options = File::options();
+        let options = options.read(true).write(true).create(true).truncate(false);
+        let writer = options.open(&path).unwrap();
+        writer.set_len(4096).unwrap();
+        let reader = File::open(&path).unwrap();
+        assert!(!has_no_writer(&reader).unwrap());
+        let copy = writer.try_clone().unwrap();
+        drop(writer);
+        assert!(!has_no_writer(&reader).unwrap());
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a fresh mapping at an address of the kernel's choice, which nobody touches.
+        let map = unsafe {
+            mmap(std::ptr::null_mut(), 4096, protection, MapFlags::SHARED, &copy, 0).unwrap()
+        };
+        drop(copy);
+        assert!(!has_no_writer(&reader).unwrap());
+        // SAFETY: it is the mapping above, and nothing borrows from it.
+        unsafe { munmap(map, 4096).unwrap() };
+        let other_reader = File::open(&path).unwrap();
+        assert!(has_no_writer(&reader).unwrap());
+        drop(other_reader);
+        std::fs::remove_file(&path).unwrap();
+    }
 
     #[test]
     fn another_descriptor_counts_and_a_copy_of_this_one_does_not() {
