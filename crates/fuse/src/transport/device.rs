@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno as E;
 
 use super::Errno;
-use super::wire::{OUT_HEADER_BYTES, Output, attributes_invalid};
+use super::wire::{OUT_HEADER_BYTES, Output, attributes_invalid, data_invalid, entry_invalid};
 
 /// One connection to the kernel.
 #[derive(Debug)]
@@ -71,10 +71,23 @@ impl Device {
 
     /// Tells the kernel to ask again for an inode's attributes.
     pub(super) fn invalidate_attributes(&self, ino: u64) {
-        let message = attributes_invalid(ino);
-        // An inode that the kernel has dropped needs nothing.
+        self.notify(&attributes_invalid(ino));
+    }
+
+    /// Tells the kernel to forget what it has of an inode's bytes or entries, and its attributes.
+    pub(super) fn invalidate_data(&self, ino: u64) {
+        self.notify(&data_invalid(ino));
+    }
+
+    /// Tells the kernel to forget where a name leads.
+    pub(super) fn invalidate_entry(&self, parent: u64, name: &[u8]) {
+        self.notify(&entry_invalid(parent, name));
+    }
+
+    fn notify(&self, message: &Output) {
+        // What the kernel does not have (ENOENT) needs nothing.
         if let Err(error) = self.send(&[IoSlice::new(message.bytes())]) {
-            tracing::trace!(%error, ino, "the kernel does not know the inode");
+            tracing::trace!(%error, "nothing to invalidate");
         }
     }
 

@@ -22,7 +22,7 @@ use librorum_format::Timestamp;
 
 pub use interrupt::Interrupt;
 pub use mounting::Unmounter;
-pub use session::Session;
+pub use session::{Invalidator, Session};
 
 /// An errno, as the kernel takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

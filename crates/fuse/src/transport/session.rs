@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rustix::io::Errno as E;
@@ -28,8 +28,7 @@ const MAX_WRITE_BYTES: u32 = 1 << 20;
 /// Requests of read-ahead and writeback under way at once.
 const MAX_BACKGROUND: u16 = 64;
 
-/// Names change only through this mount, so the kernel may keep them; what changes behind its back
-/// is told to it.
+/// The kernel may keep names: what changes behind its back is told to it ([`Invalidator`]).
 const ENTRY_TTL: Duration = Duration::from_secs(3600);
 
 /// A directory is read in pages of this many entries at most; the kernel's buffer ends most earlier.
@@ -106,14 +105,10 @@ impl<H: Handler> Session<H> {
         self.mounted.unmounter()
     }
 
-    /// What tells the kernel, from any thread, to ask again for an inode's attributes.
-    pub fn attribute_invalidator(&self) -> impl Fn(u64) + Send + Sync + 'static {
-        let device = Arc::downgrade(&self.device);
-        move |ino| {
-            if let Some(device) = device.upgrade() {
-                device.invalidate_attributes(ino);
-            }
-        }
+    /// What tells the kernel, from any thread, that something changed behind its back.
+    #[must_use]
+    pub fn invalidator(&self) -> Invalidator {
+        Invalidator { device: Arc::downgrade(&self.device) }
     }
 
     /// Answers requests until the file system is unmounted, by whomever.
@@ -128,6 +123,43 @@ impl<H: Handler> Session<H> {
         Arc::new(readers).run()?;
         mounted.served = true;
         Ok(())
+    }
+}
+
+/// Tells the kernel what it has to forget. Nothing happens once the mount is gone.
+///
+/// To be called without any lock that a request may wait for: the kernel takes a directory's own lock
+/// to forget an entry, which whoever waits for a request in that directory holds, and writes dirty
+/// pages back before it forgets them. For that reason never on a thread that answers requests, but for
+/// [`Invalidator::attributes`].
+#[derive(Clone, Debug)]
+pub struct Invalidator {
+    device: Weak<Device>,
+}
+
+impl Invalidator {
+    /// An inode's attributes changed.
+    pub fn attributes(&self, ino: u64) {
+        if let Some(device) = self.device.upgrade() {
+            device.invalidate_attributes(ino);
+        }
+    }
+
+    /// An inode's bytes changed, or a directory's entries; its attributes too.
+    pub fn data(&self, ino: u64) {
+        if let Some(device) = self.device.upgrade() {
+            device.invalidate_data(ino);
+        }
+    }
+
+    /// A name in a directory leads elsewhere, or appeared, or went. The directory's list of entries
+    /// and its attributes are forgotten with it.
+    pub fn entry(&self, parent: u64, name: &[u8]) {
+        if let Some(device) = self.device.upgrade() {
+            device.invalidate_entry(parent, name);
+            // The kernel does so by itself only where it has the entry at hand.
+            device.invalidate_data(parent);
+        }
     }
 }
 

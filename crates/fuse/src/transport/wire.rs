@@ -25,6 +25,9 @@ pub(super) const REQUEST_OVERHEAD_BYTES: usize = 4096;
 /// `FUSE_NOTIFY_INVAL_INODE`.
 const NOTIFY_INVAL_INODE: i32 = 2;
 
+/// `FUSE_NOTIFY_INVAL_ENTRY`.
+const NOTIFY_INVAL_ENTRY: i32 = 3;
+
 /// Flags of INIT, both words as one.
 pub(super) mod init {
     pub(crate) const ASYNC_READ: u64 = 1 << 0;
@@ -660,6 +663,28 @@ pub(super) fn attributes_invalid(ino: u64) -> Output {
     let mut out = Output::with_capacity(40);
     let code = NOTIFY_INVAL_INODE.wrapping_neg();
     out.header(0, code, 24).u64(ino).u64((-1_i64).cast_unsigned()).u64(0);
+    out
+}
+
+/// A message that tells the kernel to forget an inode's attributes and all that its page cache has of
+/// it: a file's bytes, a directory's entries.
+pub(super) fn data_invalid(ino: u64) -> Output {
+    let mut out = Output::with_capacity(40);
+    let code = NOTIFY_INVAL_INODE.wrapping_neg();
+    // No length: all of it.
+    out.header(0, code, 24).u64(ino).u64(0).u64(0);
+    out
+}
+
+/// A message that tells the kernel to forget what a name in a directory leads to, or that it leads
+/// nowhere.
+pub(super) fn entry_invalid(parent: u64, name: &[u8]) -> Output {
+    let mut out = Output::with_capacity(33 + name.len());
+    let code = NOTIFY_INVAL_ENTRY.wrapping_neg();
+    let len = u32::try_from(name.len()).unwrap_or(0);
+    out.header(0, code, 17 + name.len()).u64(parent).u32(len).u32(0);
+    out.0.extend_from_slice(name);
+    out.0.push(0);
     out
 }
 
