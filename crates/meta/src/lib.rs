@@ -220,6 +220,38 @@ pub struct SetContent<'a> {
     pub ctime: Option<Timestamp>,
 }
 
+/// A file that comes into being with its content, under a name.
+#[derive(Clone, Debug)]
+pub struct Publish<'a> {
+    /// The directory.
+    pub parent: Ino,
+    /// The name in it.
+    pub name: &'a [u8],
+    /// The inode: a regular file, whose `staging` is `None`.
+    pub new: &'a NewInode<'a>,
+    /// Where its bytes are: anything but an overlay.
+    pub content: NewContent<'a>,
+    /// Its length.
+    pub size_bytes: u64,
+    /// Bytes that hold data.
+    pub allocated_bytes: u64,
+    /// Its time of modification, if that is not `new.now`.
+    pub mtime: Option<Timestamp>,
+    /// Take the name from whatever has it, but a directory. Otherwise it must be free.
+    pub replace: bool,
+}
+
+/// What [`Meta::publish`] did.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// The new inode.
+    pub inode: Inode,
+    /// The inode that the name led to, as it is now: an orphan if that was its last link.
+    pub replaced: Option<Inode>,
+    /// The position of the operation.
+    pub txn: TxnId,
+}
+
 /// How a rename treats an existing target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RenameMode {
@@ -373,6 +405,15 @@ pub trait Meta: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// `NoInode`, `NotRegular`, `StaleContent` (another version is there), `SegmentGone`.
     fn set_content(&self, change: &SetContent<'_>) -> Result<(Inode, TxnId)>;
+
+    /// Creates a regular file with its content, and its dentry, which takes the name from another
+    /// inode if it may: whoever looks sees what was there before, or the whole new file. The
+    /// parent's times become `new.now`, as does the ctime of what is replaced.
+    ///
+    /// # Errors
+    /// As `create`; `Exists` only if it may not replace, `IsDirectory` if it would replace one;
+    /// `BadContent`; `SegmentGone` as `set_content`.
+    fn publish(&self, file: &Publish<'_>) -> Result<Published>;
 
     /// The extents that meet `[start, end)` of the file, in order, unclipped; of an overlay, its
     /// base's. Empty for any other content. Costs one read per page met.

@@ -11,6 +11,7 @@ pub mod durability;
 pub mod lists;
 pub mod model;
 pub mod names;
+pub mod publishing;
 pub mod renames;
 
 use std::collections::BTreeMap;
@@ -112,6 +113,9 @@ cases! {
     content::condemn_spares_what_is_named,
     content::ownership_is_exclusive,
     content::reap_condemns_the_staging_file,
+    publishing::published_file_has_its_content_at_once,
+    publishing::published_file_takes_a_name_only_if_it_may,
+    publishing::only_sound_regular_files_are_published,
     durability::positions_grow_and_sync_covers_them,
     durability::everything_survives_reopening,
     durability::numbers_are_never_reused,

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use super::{Volume, assert_sound, at, condemned, entries, extent, kind_of, new};
 use crate::{
-    Content, FileKind, Inode, Meta, MetaError, MetaStats, NewContent, NewInode, RenameMode,
-    SetAttr, SetContent, XattrMode,
+    Content, FileKind, Inode, Meta, MetaError, MetaStats, NewContent, NewInode, Publish,
+    RenameMode, SetAttr, SetContent, XattrMode,
 };
 
 /// One operation. Numbers choose among what there is.
@@ -23,6 +23,7 @@ pub enum Op {
     Resize { ino: usize, size_bytes: u64 },
     Touch { ino: usize },
     SetContent { ino: usize, to: To },
+    Publish { dir: usize, name: u8, to: To, replace: bool },
     SetXattr { ino: usize, name: u8, mode: u8 },
     RemoveXattr { ino: usize, name: u8 },
     Reap { ino: usize },
@@ -53,6 +54,7 @@ fn op() -> impl Strategy<Value = Op> {
     let (dir, name, ino) = (0..12_usize, 0..6_u8, 0..16_usize);
     let segment = 1..7_u8;
     let place = (dir.clone(), name.clone());
+    let publish_place = place.clone();
     prop_oneof![
         8 => (place.clone(), 0..8_u8, proptest::option::weighted(0.3, segment.clone()))
             .prop_map(|((dir, name), kind, staging)| Op::Create { dir, name, kind, staging }),
@@ -63,6 +65,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (ino.clone(), 0..700_u64).prop_map(|(ino, size_bytes)| Op::Resize { ino, size_bytes }),
         1 => ino.clone().prop_map(|ino| Op::Touch { ino }),
         19 => (ino.clone(), to()).prop_map(|(ino, to)| Op::SetContent { ino, to }),
+        5 => (publish_place, to(), any::<bool>())
+            .prop_map(|((dir, name), to, replace)| Op::Publish { dir, name, to, replace }),
         2 => (ino.clone(), 0..3_u8, 0..3_u8).prop_map(|(ino, name, mode)| Op::SetXattr { ino, name, mode }),
         1 => (ino.clone(), 0..3_u8).prop_map(|(ino, name)| Op::RemoveXattr { ino, name }),
         4 => ino.prop_map(|ino| Op::Reap { ino }),
@@ -531,6 +535,9 @@ pub fn apply(model: &mut Model, meta: &dyn Meta, op: &Op) {
             let ino = model.ino(*ino);
             apply_content(model, meta, ino, to);
         }
+        Op::Publish { dir, name: index, to, replace } => {
+            apply_publish(model, meta, (model.ino(*dir), &name(*index)), to, *replace);
+        }
         Op::SetXattr { ino, name: index, mode } => {
             let (ino, name) = (model.ino(*ino), format!("user.{index}").into_bytes());
             let mode = [XattrMode::Set, XattrMode::Create, XattrMode::Replace][usize::from(*mode)];
@@ -697,6 +704,95 @@ fn apply_content(model: &mut Model, meta: &dyn Meta, ino: Ino, to: &To) {
         model.put(ino, after, extents, inline, size_bytes);
     } else if let Err(MetaError::StaleContent { found, .. }) = &changed {
         assert_eq!(Ok(*found), present.map(|inode| inode.content_version));
+    }
+}
+
+fn apply_publish(
+    model: &mut Model,
+    meta: &dyn Meta,
+    (dir, name): (Ino, &[u8]),
+    to: &To,
+    replace: bool,
+) {
+    let is_claimed = |segment: u64| model.condemned.get(&segment) == Some(&true);
+    let mut inline = Vec::new();
+    let mut extents = Vec::new();
+    let mut fresh_segments = Vec::new();
+    let mut size_bytes = 0;
+    let mut is_gone = false;
+    let (content, after) = match to {
+        // There is nothing to lay one over.
+        To::Empty { .. } | To::Overlay { .. } => {
+            size_bytes = 77;
+            (NewContent::Empty, Content::Empty)
+        }
+        To::Inline { len } => {
+            inline = vec![*len; usize::from(*len)];
+            size_bytes = u64::from(*len);
+            (NewContent::Inline(&inline), Content::Inline)
+        }
+        To::Staged { segment } => {
+            let segment = SegmentId((*segment).into());
+            is_gone = is_claimed(segment.0);
+            (NewContent::Staged { segment }, Content::Staged { segment })
+        }
+        To::Sealed { segments, fresh } => {
+            for (index, segment) in segments.iter().enumerate() {
+                let segment = u64::from(*segment);
+                extents.push(extent(index as u64 * 100, 100, segment));
+                let is_fresh = fresh & (1 << segment) != 0;
+                if is_fresh {
+                    fresh_segments.push(SegmentId(segment));
+                }
+                let is_known =
+                    model.is_sealed(segment) || model.condemned.get(&segment) == Some(&false);
+                is_gone |= is_claimed(segment) || (!is_fresh && !is_known);
+            }
+            size_bytes = extents.last().map_or(3, Extent::file_end_bytes);
+            (NewContent::Sealed { extents: &extents, fresh: &fresh_segments }, Content::Sealed)
+        }
+    };
+    let replaced = model.live_dir(dir).map(|dir| dir.entries.get(name).copied());
+    let is_directory = |ino: Ino| model.inodes[&ino].inode.kind == FileKind::Directory;
+    let expected = match replaced {
+        Err(kind) => Some(kind),
+        Ok(Some(_)) if !replace => Some(ErrorKind::AlreadyExists),
+        Ok(Some(ino)) if is_directory(ino) => Some(ErrorKind::IsDirectory),
+        Ok(_) => is_gone.then_some(ErrorKind::Stale),
+    };
+    let mtime = Some(at(-5));
+    let published = meta.publish(&Publish {
+        parent: dir,
+        name,
+        new: &new(FileKind::Regular, model.clock),
+        content,
+        size_bytes,
+        allocated_bytes: size_bytes / 2,
+        mtime,
+        replace,
+    });
+    assert_eq!(kind_of(&published), expected, "{to:?}");
+    if let Ok(published) = published {
+        let inode = published.inode;
+        assert!(!model.known.contains(&inode.ino), "a number was used twice");
+        assert_eq!((inode.content, inode.size_bytes), (after, size_bytes));
+        assert_eq!(inode.mtime, at(-5));
+        let before = model.named();
+        if let Ok(Some(old)) = replaced {
+            model.link_out(dir, name);
+            model.unname(old);
+            assert_eq!(published.replaced.as_ref(), Some(&model.inodes[&old].inode));
+        } else {
+            assert!(published.replaced.is_none());
+        }
+        let ino = inode.ino;
+        model.known.push(ino);
+        model.add(inode);
+        let added = model.edit(ino);
+        added.extents = extents;
+        added.inline = inline;
+        model.link_in(dir, name, ino);
+        model.settle(&before);
     }
 }
 

@@ -15,10 +15,23 @@ use crate::record::{Body, Condemnation, PageEntry, Table, key};
 use crate::{Content, FileKind, Inode, MetaError, NewContent, Result, SetContent};
 
 /// A manifest ready to be stored: its pages, and the list of them.
-struct NewManifest {
+pub(super) struct NewManifest {
     entries: Vec<PageEntry>,
     pages: Vec<(PageUse, Slice)>,
     segments: BTreeSet<SegmentId>,
+}
+
+impl NewManifest {
+    /// Makes it the manifest of `ino`. Segments in `fresh` are new with it.
+    pub(super) fn store(self, edit: &mut Edit<'_>, ino: Ino, fresh: &[SegmentId]) {
+        let body = Body::Manifest(self.entries).encode();
+        edit.set(Table::Bodies, key::inode(ino), Some(body.into()));
+        edit.pages_added = self.pages;
+        edit.segments_needed = self.segments;
+        for segment in fresh {
+            edit.segments_needed.remove(segment);
+        }
+    }
 }
 
 fn segments_of(extents: &[Extent]) -> BTreeSet<SegmentId> {
@@ -26,7 +39,7 @@ fn segments_of(extents: &[Extent]) -> BTreeSet<SegmentId> {
 }
 
 /// Splits extents into pages. They come from the caller, and [`encode_page`] panics on bad ones.
-fn paginate(ino: Ino, extents: &[Extent], size_bytes: u64) -> Result<NewManifest> {
+pub(super) fn paginate(ino: Ino, extents: &[Extent], size_bytes: u64) -> Result<NewManifest> {
     let mut end_bytes = 0;
     for extent in extents {
         if !extent.is_valid() || extent.file_offset_bytes < end_bytes {
@@ -128,13 +141,7 @@ impl Core {
             }
             NewContent::Sealed { fresh, .. } => {
                 if let Some(manifest) = manifest {
-                    let body = Body::Manifest(manifest.entries).encode();
-                    edit.set(Table::Bodies, key::inode(ino), Some(body.into()));
-                    edit.pages_added = manifest.pages;
-                    edit.segments_needed = manifest.segments;
-                    for segment in fresh {
-                        edit.segments_needed.remove(segment);
-                    }
+                    manifest.store(&mut edit, ino, fresh);
                 }
                 Content::Sealed
             }

@@ -17,6 +17,7 @@ mod journal;
 mod mark;
 mod names;
 mod overlay;
+mod publish;
 mod scan;
 mod space;
 mod stripes;
@@ -33,8 +34,8 @@ use librorum_sys::{clock, entropy};
 
 use crate::record::{Header, Record, SCHEMA, State, Table, Target, key};
 use crate::{
-    Condemned, Content, Dentry, FileKind, Inode, Meta, MetaError, MetaStats, NewInode, RenameMode,
-    Renamed, Result, SetAttr, SetContent, XattrMode,
+    Condemned, Content, Dentry, FileKind, Inode, Meta, MetaError, MetaStats, NewInode, Publish,
+    Published, RenameMode, Renamed, Result, SetAttr, SetContent, XattrMode,
 };
 use cache::Cache;
 use engine::{Engine, Limits};
@@ -380,6 +381,10 @@ impl Meta for Embedded {
 
     fn set_content(&self, change: &SetContent<'_>) -> Result<(Inode, TxnId)> {
         self.core.set_content(change)
+    }
+
+    fn publish(&self, file: &Publish<'_>) -> Result<Published> {
+        self.core.publish(file)
     }
 
     fn extents(&self, ino: Ino, start_bytes: u64, end_bytes: u64) -> Result<Vec<Extent>> {

@@ -82,7 +82,7 @@ impl Core {
     }
 
     /// The dentry, for a caller that holds the directory's stripe.
-    fn target_locked(&self, parent: Ino, name: &[u8]) -> Result<Option<Target>> {
+    pub(super) fn target_locked(&self, parent: Ino, name: &[u8]) -> Result<Option<Target>> {
         let cookie = self.cookie(name);
         if let Some(target) = self.cached_target(parent, cookie, name) {
             return Ok(Some(target));
@@ -112,7 +112,7 @@ impl Core {
     }
 
     /// The dentry as it is right now; it may be another one as soon as this returns.
-    fn target_now(&self, parent: Ino, name: &[u8]) -> Result<Option<Target>> {
+    pub(super) fn target_now(&self, parent: Ino, name: &[u8]) -> Result<Option<Target>> {
         let cookie = self.cookie(name);
         match self.cached_target(parent, cookie, name) {
             Some(target) => Ok(Some(target)),
@@ -185,34 +185,13 @@ impl Core {
         let ino = self.engine.allocate_ino();
         let _held = self.stripes.lock(&[parent, ino]);
         let mut edit = Edit::new(self);
-        let directory = edit.live_directory(parent)?;
-        let (parent_mode, parent_gid) = (directory.inode.mode, directory.inode.gid);
+        edit.live_directory(parent)?;
         if self.target_locked(parent, name)?.is_some() {
             return Err(MetaError::Exists { parent, name: name.to_vec() });
         }
-        add_entry(edit.live_directory(parent)?, new.kind, new.now)?;
-
-        let is_directory = new.kind == FileKind::Directory;
-        let inherits = parent_mode & S_ISGID != 0;
-        let inode = Inode {
-            ino,
-            kind: new.kind,
-            mode: (new.mode & 0o7777) | if inherits && is_directory { S_ISGID } else { 0 },
-            uid: new.uid,
-            gid: if inherits { parent_gid } else { new.gid },
-            nlink: if is_directory { 2 } else { 1 },
-            rdev: new.rdev,
-            size_bytes: new.symlink_target.len() as u64,
-            allocated_bytes: 0,
-            atime: new.now,
-            mtime: new.now,
-            ctime: new.now,
-            btime: new.now,
-            content: new.staging.map_or(Content::Empty, |segment| Content::Staged { segment }),
-            content_version: 0,
-            has_xattrs: false,
-            parent,
-        };
+        let directory = edit.live_directory(parent)?;
+        add_entry(directory, new.kind, new.now)?;
+        let inode = new_inode(ino, &directory.inode, new);
         edit.add_record(Record { inode: inode.clone(), entry_count: 0 });
         edit.set_dentry(parent, name, Some(Target { ino, kind: new.kind }));
         if new.kind == FileKind::Symlink {
@@ -478,7 +457,7 @@ impl Core {
 }
 
 /// The inode that a dentry leads to. The dentry is there, so the inode must be.
-fn found<'e>(edit: &'e mut Edit<'_>, target: Target) -> Result<&'e mut Record> {
+pub(super) fn found<'e>(edit: &'e mut Edit<'_>, target: Target) -> Result<&'e mut Record> {
     edit.record(target.ino).map_err(|error| {
         if matches!(error, MetaError::NoInode { .. }) {
             return MetaError::Missing { key: format!("inodes/{}", target.ino) };
@@ -487,7 +466,32 @@ fn found<'e>(edit: &'e mut Edit<'_>, target: Target) -> Result<&'e mut Record> {
     })
 }
 
-fn check_new(parent: Ino, new: &NewInode<'_>) -> Result<()> {
+/// The inode that `new` asks for in `directory`.
+pub(super) fn new_inode(ino: Ino, directory: &Inode, new: &NewInode<'_>) -> Inode {
+    let is_directory = new.kind == FileKind::Directory;
+    let inherits = directory.mode & S_ISGID != 0;
+    Inode {
+        ino,
+        kind: new.kind,
+        mode: (new.mode & 0o7777) | if inherits && is_directory { S_ISGID } else { 0 },
+        uid: new.uid,
+        gid: if inherits { directory.gid } else { new.gid },
+        nlink: if is_directory { 2 } else { 1 },
+        rdev: new.rdev,
+        size_bytes: new.symlink_target.len() as u64,
+        allocated_bytes: 0,
+        atime: new.now,
+        mtime: new.now,
+        ctime: new.now,
+        btime: new.now,
+        content: new.staging.map_or(Content::Empty, |segment| Content::Staged { segment }),
+        content_version: 0,
+        has_xattrs: false,
+        parent: directory.ino,
+    }
+}
+
+pub(super) fn check_new(parent: Ino, new: &NewInode<'_>) -> Result<()> {
     let is_symlink = new.kind == FileKind::Symlink;
     let target_len = new.symlink_target.len();
     if target_len > SYMLINK_LEN_MAX {
@@ -529,7 +533,7 @@ fn check_replaceable(record: &Record, moved: Target) -> Result<()> {
 }
 
 /// Takes one name off an inode.
-fn drop_link(record: &mut Record, now: Timestamp) {
+pub(super) fn drop_link(record: &mut Record, now: Timestamp) {
     let inode = &mut record.inode;
     inode.ctime = now;
     if inode.kind == FileKind::Directory {
@@ -540,7 +544,7 @@ fn drop_link(record: &mut Record, now: Timestamp) {
     }
 }
 
-fn add_entry(directory: &mut Record, kind: FileKind, now: Timestamp) -> Result<()> {
+pub(super) fn add_entry(directory: &mut Record, kind: FileKind, now: Timestamp) -> Result<()> {
     let inode = &mut directory.inode;
     if kind == FileKind::Directory {
         if inode.nlink >= NLINK_MAX {
@@ -554,7 +558,7 @@ fn add_entry(directory: &mut Record, kind: FileKind, now: Timestamp) -> Result<(
     Ok(())
 }
 
-fn remove_entry(directory: &mut Record, kind: FileKind, now: Timestamp) {
+pub(super) fn remove_entry(directory: &mut Record, kind: FileKind, now: Timestamp) {
     let inode = &mut directory.inode;
     if kind == FileKind::Directory {
         // Never to zero: that would make a damaged directory an orphan.
