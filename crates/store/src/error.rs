@@ -16,6 +16,9 @@ pub enum StoreError {
     /// The disk refused an operation on a segment's file.
     #[error("{action} segment {segment}")]
     Segment { action: &'static str, segment: SegmentId, source: io::Error },
+    /// The disk refused a file without a name.
+    #[error("create a file without a name")]
+    Unnamed { source: io::Error },
     /// The bytes to be chunked could not be read.
     #[error("{action} the file to be chunked at {offset_bytes}")]
     Source { action: &'static str, offset_bytes: u64, source: io::Error },
@@ -77,7 +80,8 @@ impl StoreError {
         match self {
             Self::Io { source, .. }
             | Self::Segment { source, .. }
-            | Self::Source { source, .. } => io_kind(source),
+            | Self::Source { source, .. }
+            | Self::Unnamed { source } => io_kind(source),
             Self::Missing { chunk: None, .. } => ErrorKind::NotFound,
             // Metadata or a table named what is not there or not right: data is lost.
             Self::Missing { chunk: Some(_), .. }

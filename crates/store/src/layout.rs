@@ -189,6 +189,36 @@ impl Layout {
         self.sync_folders(&[to])
     }
 
+    /// Gives an open file without a name (`O_TMPFILE`) the name of a segment. Not durable before
+    /// [`Self::sync_folders`].
+    pub(crate) fn adopt(&self, file: &File, segment: SegmentId) -> Result<(), StoreError> {
+        use std::os::fd::AsRawFd as _;
+        let open = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let new = name(segment, Part::Bytes);
+        rustix::fs::linkat(rustix::fs::CWD, open, &self.data, new, AtFlags::SYMLINK_FOLLOW)
+            .map_err(on("adopt a file as", segment))
+    }
+
+    /// Moves a file from outside of the store to the name of a segment. Not durable before
+    /// [`Self::sync_folders`].
+    pub(crate) fn take_in(&self, path: &Path, segment: SegmentId) -> Result<(), StoreError> {
+        let new = name(segment, Part::Bytes);
+        rustix::fs::renameat(rustix::fs::CWD, path, &self.data, new)
+            .map_err(on("take in a file as", segment))
+    }
+
+    /// The inverse of [`Self::take_in`].
+    pub(crate) fn put_out(&self, segment: SegmentId, path: &Path) -> Result<(), StoreError> {
+        let old = name(segment, Part::Bytes);
+        rustix::fs::renameat(&self.data, old, rustix::fs::CWD, path).map_err(on("put out", segment))
+    }
+
+    /// A new file without a name, on the disk of the segments, open for reading and writing.
+    pub(crate) fn create_unnamed(&self) -> Result<File, Errno> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.data, ".", flags, Mode::RUSR | Mode::WUSR).map(File::from)
+    }
+
     /// Renames a segment's file. The names are not durable before [`Self::sync_folders`].
     pub(crate) fn rename(&self, from: SegmentId, to: SegmentId) -> Result<(), StoreError> {
         let (old, new) = (name(from, Part::Bytes), name(to, Part::Bytes));

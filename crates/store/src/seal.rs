@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
+use std::path::Path;
 
 use librorum_format::{
     ChunkId, Encoding, Location, SegmentId, SegmentKind, SegmentTable, TableEntry,
@@ -37,6 +38,65 @@ impl Store {
             }
         }
         created
+    }
+
+    /// A file without a name on the disk of the segments, open for reading and writing: it goes when
+    /// nobody has it open any more, unless [`Self::adopt`] makes a staging file of it. None where the
+    /// disk has no such files.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unnamed`] from the disk.
+    pub fn create_unnamed(&self) -> Result<Option<File>, StoreError> {
+        match self.layout.create_unnamed() {
+            Ok(file) => Ok(Some(file)),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => Ok(None),
+            Err(errno) => Err(StoreError::Unnamed { source: errno.into() }),
+        }
+    }
+
+    /// Makes a staging file of a file from [`Self::create_unnamed`]: its name is durable on return.
+    /// Its bytes are not, as those of any staging file.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Segment`]; the file is then as it was, or nothing names it.
+    pub fn adopt(&self, file: &File) -> Result<SegmentId, StoreError> {
+        let segment = self.ids.take(1)?[0];
+        let adopted =
+            self.layout.adopt(file, segment).and_then(|()| self.layout.sync_folders(&[segment]));
+        if adopted.is_err() {
+            self.layout.remove_quietly(segment, Part::Bytes);
+        }
+        adopted.map(|()| segment)
+    }
+
+    /// Makes a staging file of a file on the same disk, whose old name goes: its new name is durable
+    /// on return. On an ordered disk the old one is durably gone with it, elsewhere only if
+    /// its folder is synced.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Segment`]; the file has its old name then.
+    pub fn take_in(&self, path: &Path) -> Result<SegmentId, StoreError> {
+        let segment = self.ids.take(1)?[0];
+        self.layout.take_in(path, segment)?;
+        if let Err(error) = self.layout.sync_folders(&[segment]) {
+            self.layout.put_out(segment, path)?;
+            return Err(error);
+        }
+        Ok(segment)
+    }
+
+    /// Takes back [`Self::take_in`], as long as nothing names the segment. Not durable.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Segment`].
+    pub fn put_out(&self, segment: SegmentId, path: &Path) -> Result<(), StoreError> {
+        self.layout.put_out(segment, path)?;
+        self.forget(segment);
+        Ok(())
     }
 
     /// Seals a staging file in place: makes its bytes durable, then writes its chunk table beside

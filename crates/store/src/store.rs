@@ -179,6 +179,21 @@ impl Store {
         self.layout.stat(segment, Part::Bytes)
     }
 
+    /// Whether a segment is sealed and holds its chunks as they are, in one file's order.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::load_table`].
+    pub fn is_verbatim(&self, segment: SegmentId) -> Result<bool, StoreError> {
+        let table = self.table(segment)?;
+        Ok(table.is_some_and(|table| table.kind == SegmentKind::Verbatim))
+    }
+
+    /// Closes what is kept open of a segment for reading, as soon as nobody reads it.
+    pub fn close_bytes(&self, segment: SegmentId) {
+        self.handles.remove(&segment);
+    }
+
     /// The chunk table of a segment; `None` if it is not sealed.
     ///
     /// # Errors
