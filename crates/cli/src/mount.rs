@@ -12,10 +12,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use librorum_format::Ino;
 use librorum_fs::{Fs, FsOptions, VerifyPolicy, Volume};
-use librorum_fuse::VolumeHandler;
 use librorum_fuse::transport::{MountOptions, Session};
+use librorum_fuse::{VolumeHandler, VolumeNotifier};
 use librorum_sys::Holder;
 
 use crate::control;
@@ -229,8 +228,7 @@ impl Mount {
         )
         .with_context(|| explain_mount_failure(mountpoint))?;
         raise_writeback_limit(mountpoint);
-        let invalidate = session.attribute_invalidator();
-        fs.on_attributes_changed(Box::new(move |ino: Ino| invalidate(ino.0)));
+        fs.notify_kernel(Arc::new(VolumeNotifier::new(session.invalidator())));
         let unmounter = session.unmounter();
         let control = control::serve(fs, volume_dir)
             .inspect_err(|error| {

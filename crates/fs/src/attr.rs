@@ -10,7 +10,7 @@ use librorum_meta::{Inode, Meta, SetAttr};
 
 use crate::error::{Result, disk};
 use crate::fs::Fs;
-use crate::node::{Data, Node, NodeState, lock};
+use crate::node::{Data, Node, NodeState, Service, lock};
 
 /// An inode's attributes as of now.
 #[derive(Clone, Debug)]
@@ -72,6 +72,13 @@ impl Fs {
     pub fn attributes(&self, ino: Ino) -> Result<Attributes> {
         let inode = self.meta.inode(ino)?;
         self.refresh(inode)
+    }
+
+    /// Whether the kernel may have bytes of a file in its page cache that it has not written yet.
+    pub(crate) fn is_written_through_cache(&self, ino: Ino) -> bool {
+        let Some(node) = self.table.existing(ino) else { return false };
+        let state = lock(&node.state);
+        state.service == Service::Cached && state.writers > 0
     }
 
     /// Brings an inode from the metadata up to date.

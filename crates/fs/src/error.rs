@@ -22,6 +22,9 @@ pub enum FsError {
     /// The disk below a staging file failed.
     #[error("{what} of {ino:?}")]
     Disk { what: &'static str, ino: Ino, source: std::io::Error },
+    /// The disk below an upload failed.
+    #[error("{what} an upload")]
+    Upload { what: &'static str, source: std::io::Error },
     /// A file of the volume folder cannot be read or written.
     #[error("{}", path.display())]
     Volume { path: PathBuf, source: std::io::Error },
@@ -46,6 +49,12 @@ pub enum FsError {
     /// The arguments make no sense together.
     #[error("{what}")]
     Invalid { what: &'static str },
+    /// Somebody uses what the caller wants for itself.
+    #[error("{what}")]
+    Busy { what: &'static str },
+    /// Nothing of this name is there.
+    #[error("there is no {what}")]
+    Absent { what: &'static str },
     /// Not a thing that this file system does.
     #[error("{what} is not supported")]
     Unsupported { what: &'static str },
@@ -73,14 +82,17 @@ impl FsError {
         match self {
             Self::Meta(error) => error.kind(),
             Self::Store(error) => error.kind(),
-            Self::Disk { source, .. } | Self::Volume { source, .. } => io_kind(source),
+            Self::Disk { source, .. }
+            | Self::Upload { source, .. }
+            | Self::Volume { source, .. } => io_kind(source),
             Self::Config { .. } | Self::Invalid { .. } | Self::BadHandle { .. } => {
                 ErrorKind::InvalidInput
             }
             Self::IsVolume { .. } => ErrorKind::AlreadyExists,
             Self::NotEmpty { .. } => ErrorKind::NotEmpty,
             Self::NotVolume { .. } => ErrorKind::NotFound,
-            Self::Locked(_) => ErrorKind::Busy,
+            Self::Absent { .. } => ErrorKind::NotFound,
+            Self::Locked(_) | Self::Busy { .. } => ErrorKind::Busy,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::NoSuchOffset { .. } => ErrorKind::NoSuchOffset,
             Self::PreviousIo { .. } | Self::WouldWait | Self::Interrupted => ErrorKind::Unavailable,

@@ -4,18 +4,22 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use librorum_format::{Ino, SegmentId};
-use librorum_meta::{Content, Embedded, EmbeddedOptions, Meta, SetAttr};
+use librorum_format::{Extent, Ino, SegmentId};
+use librorum_meta::{Content, Embedded, EmbeddedOptions, Inode, Meta, SetAttr};
 use librorum_store::{DiskOrder, Store, StoreOptions, VerifyPolicy};
 use librorum_sys::{Holder, LockError, VolumeLock};
+use rustix::fs::SeekFrom;
 
 use crate::error::{FsError, Result, disk};
-use crate::node::{Node, Table, lock};
+use crate::lent::Lent;
+use crate::node::{Backing, Node, Table, lock};
+use crate::notify::{KernelNotifier, Notifications};
 use crate::open::Handles;
+use crate::outside::Uploads;
 use crate::pool::Pool;
 use crate::reclaim::Reclaim;
 use crate::sealer::Sealer;
@@ -80,9 +84,6 @@ pub(crate) struct WholeUse {
     pub(crate) open_count: u32,
 }
 
-/// Called with the number of an inode whose attributes the kernel should ask for again.
-pub type InvalidateAttributes = Box<dyn Fn(Ino) + Send + Sync>;
-
 /// An open volume.
 #[derive(Debug)]
 pub struct Fs {
@@ -100,20 +101,14 @@ pub struct Fs {
     pub(crate) passthrough: AtomicBool,
     /// Ids below it were given out before this process opened the volume.
     pub(crate) first_own_segment: AtomicU64,
-    pub(crate) invalidate: OnceLock<Invalidate>,
+    pub(crate) notifications: Notifications,
+    /// Descriptors that other processes read by themselves.
+    pub(crate) lent: Lent,
+    pub(crate) uploads: Uploads,
     threads: Mutex<Vec<JoinHandle<()>>>,
     shut_down: AtomicBool,
     /// Dropped last: the volume is ours until everything above is gone.
     _lock: VolumeLock,
-}
-
-/// A callback, with a `Debug` that says so.
-pub(crate) struct Invalidate(pub(crate) InvalidateAttributes);
-
-impl std::fmt::Debug for Invalidate {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Invalidate")
-    }
 }
 
 /// Exists while the volume is open, and after a crash.
@@ -167,7 +162,9 @@ impl Fs {
             reclaim: Reclaim::new(),
             passthrough: AtomicBool::new(false),
             first_own_segment: AtomicU64::new(u64::MAX),
-            invalidate: OnceLock::new(),
+            notifications: Notifications::default(),
+            lent: Lent::default(),
+            uploads: Uploads::default(),
             threads: Mutex::default(),
             shut_down: AtomicBool::new(false),
             store,
@@ -248,11 +245,10 @@ impl Fs {
         self.passthrough.load(Ordering::Relaxed)
     }
 
-    /// Sets what is called when attributes changed behind the kernel's back.
-    pub fn on_attributes_changed(&self, callback: InvalidateAttributes) {
-        if self.invalidate.set(Invalidate(callback)).is_err() {
-            tracing::warn!("a second attribute callback was ignored");
-        }
+    /// Sets who tells the kernel of what changes behind its back, in the place of whoever did so
+    /// before.
+    pub fn notify_kernel(&self, notifier: Arc<dyn KernelNotifier>) {
+        self.notifications.set(notifier);
     }
 
     /// Brings the volume from any state that a crash can leave to one that can be used: frees
@@ -542,8 +538,31 @@ impl Fs {
         if !in_place || self.store.bytes_len(segment)? != inode.size_bytes {
             return Ok(None);
         }
-        Ok(Some(self.open_backing(inode.ino, segment)?))
+        let backing = self.open_backing(inode.ino, segment)?;
+        Ok(are_gaps_holes(&backing, &extents, inode)?.then_some(backing))
     }
+}
+
+/// Whether a segment's file has a hole wherever the extents, all of them in place, leave a gap. One
+/// that was cut and extended again has its old bytes there, and so has one whose duplicates are to be
+/// punched out: neither is the file.
+fn are_gaps_holes(backing: &Backing, extents: &[Extent], inode: &Inode) -> Result<bool> {
+    let mut at = 0;
+    let end = (inode.size_bytes, inode.size_bytes);
+    let runs = extents.iter().map(|extent| (extent.file_offset_bytes, extent.file_end_bytes()));
+    for (start, stop) in runs.chain([end]) {
+        if start > at {
+            match rustix::fs::seek(backing.file(), SeekFrom::Data(at)) {
+                Ok(data) if data < start => return Ok(false),
+                Ok(_) => {}
+                // Nothing but a hole follows.
+                Err(rustix::io::Errno::NXIO) => return Ok(true),
+                Err(error) => return Err(disk("cannot seek in", inode.ino)(error)),
+            }
+        }
+        at = stop;
+    }
+    Ok(true)
 }
 
 /// Who only asks who holds a volume has its lock for an instant ([`VolumeLock::holder`]), so one

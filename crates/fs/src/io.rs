@@ -23,7 +23,7 @@ pub enum Wait {
 }
 
 /// Files that grow through us leave this much of the disk to the metadata; ext4 keeps 5 % for root.
-const ROOM_BYTES: u64 = 8 << 20;
+pub(crate) const ROOM_BYTES: u64 = 8 << 20;
 
 /// Extents are read from the metadata for this much of a file at a time: a page at the default
 /// chunk size.
@@ -141,7 +141,7 @@ impl Fs {
         Ok(())
     }
 
-    fn cached_extents(
+    pub(crate) fn cached_extents(
         &self,
         ino: Ino,
         cache: &ExtentCache,

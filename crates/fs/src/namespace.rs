@@ -1,7 +1,7 @@
 //! Names: looking up, making, moving and removing them, and what lives on when the last one goes.
 
 use librorum_format::Ino;
-use librorum_meta::{Dentry, FileKind, Inode, Meta, NewInode, RenameMode, XattrMode};
+use librorum_meta::{Dentry, FileKind, Inode, Meta, NewInode, RenameMode, Renamed, XattrMode};
 
 use crate::attr::Attributes;
 use crate::error::{FsError, Result, disk};
@@ -87,17 +87,27 @@ impl Fs {
     ///
     /// As [`Meta::rename`], and the disk's.
     pub fn rename(&self, from: (Ino, &[u8]), to: (Ino, &[u8]), mode: RenameMode) -> Result<()> {
+        self.rename_returning(from, to, mode).map(|_renamed| ())
+    }
+
+    /// The same, and what it did.
+    pub(crate) fn rename_returning(
+        &self,
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        mode: RenameMode,
+    ) -> Result<Renamed> {
         self.writable()?;
         if mode == RenameMode::Replace {
             self.sync_before_replace(from, to)?;
         }
         let renamed = self.meta.rename(from, to, mode, librorum_sys::clock::now())?;
-        if let Some(replaced) = renamed.replaced
+        if let Some(replaced) = &renamed.replaced
             && mode == RenameMode::Replace
         {
-            self.after_unlink(&replaced);
+            self.after_unlink(replaced);
         }
-        Ok(())
+        Ok(renamed)
     }
 
     fn sync_before_replace(&self, from: (Ino, &[u8]), to: (Ino, &[u8])) -> Result<()> {
@@ -125,7 +135,7 @@ impl Fs {
         Ok(())
     }
 
-    fn after_unlink(&self, inode: &Inode) {
+    pub(crate) fn after_unlink(&self, inode: &Inode) {
         if inode.nlink > 0 {
             return;
         }

@@ -24,6 +24,14 @@
 //!   (`Fs::whole`), so that opening for writing can always unseal them in place;
 //! * a file with an open writer is `Staged` or `Overlay`.
 //!
+//! Readers from outside ([`crate::Outside`]) are neither: they are counted beside the kernel's opens
+//! (`outside_readers`), keep node and content alive as those do, and leave `Service` alone, so that the
+//! kernel's next open of an idle inode is served as if they were not there. Whatever `Data` becomes
+//! under them they read from there. To what they were lent (`Fs::lent`) applies what applies to a
+//! mapping that outlives its file: a staging file that somebody else has open is not sealed, and a
+//! `Whole` that was lent is unsealed in place only if that is over, or if the kernel has it open by
+//! passthrough and so leaves no choice; otherwise its writer gets a copy or an overlay.
+//!
 //! Lock order: one node's `state` → `Fs::whole` → `Overlay` → everything in `meta` and `store`. The
 //! table's shards and the queues of sealer and pool are leaves. Nobody holds two nodes' states.
 
@@ -153,6 +161,8 @@ pub(crate) struct NodeState {
     pub(crate) service: Service,
     pub(crate) readers: u32,
     pub(crate) writers: u32,
+    /// Files open for reading by others than the kernel.
+    pub(crate) outside_readers: u32,
     /// Grows whenever the bytes may have changed: guards against publishing what was read before.
     pub(crate) generation: u64,
     /// The generation that the kernel's page cache of this inode was filled from.
@@ -166,7 +176,12 @@ pub(crate) struct NodeState {
 }
 
 impl NodeState {
+    /// By anybody.
     pub(crate) fn is_open(&self) -> bool {
+        self.is_open_by_kernel() || self.outside_readers > 0
+    }
+
+    pub(crate) fn is_open_by_kernel(&self) -> bool {
         self.readers + self.writers > 0
     }
 
@@ -202,6 +217,7 @@ impl Node {
                 service: Service::Idle,
                 readers: 0,
                 writers: 0,
+                outside_readers: 0,
                 generation: 0,
                 kernel_generation: None,
                 orphan: false,

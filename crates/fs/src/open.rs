@@ -310,24 +310,29 @@ impl Fs {
                 Err(error) => tracing::error!(%error, ino = ?node.ino, "closing a file"),
             }
         }
-        let is_idle = !state.is_open();
-        if is_idle {
+        if !state.is_open_by_kernel() {
             state.service = Service::Idle;
         }
+        let is_idle = !state.is_open();
         let orphan = state.orphan;
         drop(state);
-        if recorded && let Some(invalidate) = self.invalidate.get() {
+        if recorded {
             // A write through mmap moved times that the kernel does not know of.
-            (invalidate.0)(node.ino);
+            self.notifications.attributes_changed(node.ino);
         }
         if is_idle {
             let ino = node.ino;
             drop(handle);
-            if orphan {
-                self.reap_if_unused(ino);
-            } else {
-                self.reclaim.note_idle(ino);
-            }
+            self.after_last_close(ino, orphan);
+        }
+    }
+
+    /// Nobody has the file open any more. The caller holds its node no longer.
+    pub(crate) fn after_last_close(&self, ino: Ino, orphan: bool) {
+        if orphan {
+            self.reap_if_unused(ino);
+        } else {
+            self.reclaim.note_idle(ino);
         }
     }
 
@@ -354,6 +359,13 @@ impl Fs {
                 // Pinned while the bytes change their name: nobody may come to share them now.
                 let sealed = backing.segment();
                 if !self.pin(sealed) {
+                    state.data = Some(Data::Sealed(Arc::new(ExtentCache::default())));
+                    return self.copy_or_overlay(node, state);
+                }
+                let is_bound = state.service == Service::Passthrough;
+                if !is_bound && self.is_lent(&backing) {
+                    // Whoever reads it by a descriptor of ours goes on reading these bytes.
+                    self.forget_whole(sealed);
                     state.data = Some(Data::Sealed(Arc::new(ExtentCache::default())));
                     return self.copy_or_overlay(node, state);
                 }
@@ -404,7 +416,7 @@ impl Fs {
         Ok(())
     }
 
-    fn stamp(&self, backing: &Backing, inode: &librorum_meta::Inode) -> Result<()> {
+    pub(crate) fn stamp(&self, backing: &Backing, inode: &librorum_meta::Inode) -> Result<()> {
         let times = rustix::fs::Timestamps {
             last_access: rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
             last_modification: rustix::fs::Timespec {
@@ -438,6 +450,7 @@ impl Fs {
         }
         let sealed = backing.segment();
         backing.rename(new_segment);
+        self.lent.rename(sealed, new_segment);
         self.pool.watch(backing);
         state.data = Some(Data::Staged(Arc::clone(backing)));
         state.generation += 1;

@@ -242,12 +242,20 @@ impl Fs {
         self.sealer.requeue(node.ino, bytes, state.queued_bytes);
     }
 
-    /// Whether somebody has the staging file open or mapped through passthrough. A mapping outlives
-    /// the close that we are told of, may go on writing, and shows the file below as it is: it must not
-    /// be sealed under its writer, nor emptied or punched under its reader.
+    /// Whether somebody has the staging file open or mapped: through passthrough, whose mappings
+    /// outlive the close that we are told of and may go on writing, or by a descriptor that was lent.
+    /// Both show the file below as it is: it must not be sealed under its writer, nor emptied or
+    /// punched under its reader.
+    ///
+    /// Punches come later than this look, and are safe all the same. They take ranges of a segment
+    /// whose chunk table does not list them (`Store::punch`), and whoever is lent the segment from here
+    /// on is told listed chunks only (`outside/read.rs`); a staging file that was lent whole, unlisted
+    /// ranges and all, is not sealed before that is over. Nor can the bytes under a queued punch become
+    /// a file again: as long as they are there the segment is not `Whole` (`Fs::whole_segment`), so
+    /// nothing unseals it.
     fn is_used_elsewhere(&self, state: &NodeState) -> bool {
         let Some(Data::Staged(backing)) = &state.data else { return false };
-        self.passthrough.load(Ordering::Relaxed)
+        (self.passthrough.load(Ordering::Relaxed) || self.lent.is_any())
             && matches!(librorum_sys::lease::is_sole_opener(backing.file()), Ok(false))
     }
 
@@ -676,7 +684,7 @@ fn extents_of(
 
 /// Takes segments out of those that one file owns alone; false, and nothing is taken, if one of
 /// them is open by passthrough.
-fn claim_for_sharing(
+pub(crate) fn claim_for_sharing(
     whole: &mut HashMap<SegmentId, WholeUse>,
     segments: impl Iterator<Item = SegmentId> + Clone,
 ) -> bool {

@@ -49,6 +49,8 @@ pub struct Status {
     pub durable_txn: u64,
     /// Background work.
     pub background: Background,
+    /// What callers other than the kernel do, and have done since the volume was opened.
+    pub outside: OutsideCounts,
     /// Bytes of the disk below, and how many of them an ordinary user may still fill.
     pub disk_bytes: u64,
     /// See `disk_bytes`.
@@ -70,6 +72,23 @@ pub struct Background {
     pub pool_file_count: u64,
     /// Whether opens may be served by passthrough.
     pub passthrough: bool,
+}
+
+/// What came and went past the kernel since the volume was opened.
+#[derive(Clone, Debug, Serialize)]
+pub struct OutsideCounts {
+    /// Notifications to the kernel of what changed behind its back.
+    pub notification_count: u64,
+    /// Uploads begun, or gone on with.
+    pub upload_begun_count: u64,
+    /// Uploads published.
+    pub upload_published_count: u64,
+    /// Bytes that others were lent descriptors for, as often as they asked.
+    pub lent_bytes: u64,
+    /// Uploads with a name that wait to be gone on with.
+    pub waiting_upload_count: u64,
+    /// What they take on disk.
+    pub waiting_upload_bytes: u64,
 }
 
 /// How far long work is.
@@ -143,8 +162,26 @@ impl Fs {
                 pool_file_count: self.pool.ready_count() as u64,
                 passthrough: self.passthrough.load(Ordering::Relaxed),
             },
+            outside: self.outside_counts()?,
             disk_bytes: disk.f_blocks * disk.f_frsize,
             disk_available_bytes: disk.f_bavail * disk.f_frsize,
+        })
+    }
+
+    /// What callers other than the kernel do. Cheap but for a look at the folder of uploads.
+    ///
+    /// # Errors
+    ///
+    /// The disk's.
+    pub fn outside_counts(&self) -> Result<OutsideCounts> {
+        let waiting = self.list_uploads()?;
+        Ok(OutsideCounts {
+            notification_count: self.notifications.count(),
+            upload_begun_count: self.uploads.begun_count.load(Ordering::Relaxed),
+            upload_published_count: self.uploads.published_count.load(Ordering::Relaxed),
+            lent_bytes: self.lent.bytes(),
+            waiting_upload_count: waiting.len() as u64,
+            waiting_upload_bytes: waiting.iter().map(|upload| upload.allocated_bytes).sum(),
         })
     }
 

@@ -42,6 +42,16 @@ impl Fs {
         self.attributes(ino)
     }
 
+    /// The same for a caller who is not the kernel: what that has of the file's bytes is not what they
+    /// are any more. The caller tells it.
+    pub(crate) fn truncate_from_outside(&self, ino: Ino, size_bytes: u64) -> Result<Attributes> {
+        let found = self.truncate(ino, size_bytes)?;
+        if let Some(node) = self.table.existing(ino) {
+            lock(&node.state).changed_elsewhere();
+        }
+        Ok(found)
+    }
+
     pub(crate) fn truncate_locked(
         &self,
         node: &Node,

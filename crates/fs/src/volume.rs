@@ -87,6 +87,7 @@ impl Volume {
             "log",
             "dumps",
             "spares",
+            "uploads",
         ];
         for entry in fs::read_dir(dir).map_err(volume_error(dir))? {
             let name = entry.map_err(volume_error(dir))?.file_name();

@@ -11,4 +11,4 @@ pub mod transport;
 mod volume;
 
 pub use errno::errno;
-pub use volume::VolumeHandler;
+pub use volume::{VolumeHandler, VolumeNotifier};

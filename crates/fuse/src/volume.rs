@@ -5,18 +5,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use librorum_format::{ErrorKind, Ino};
-use librorum_fs::{Attributes, Fs, FsError, OpenFlags, Opened as FsOpened, Seek, ServedBy};
+use librorum_fs::{
+    Attributes, Fs, FsError, KernelNotifier, OpenFlags, Opened as FsOpened, Seek, ServedBy,
+};
 use librorum_meta::{FileKind, Inode, NewInode, RenameMode, SetAttr, XattrMode};
 use rustix::fs::{FallocateFlags, RenameFlags};
 
 use crate::errno::errno;
 use crate::transport::{
-    Attr, AttrChange, Caller, DirEntry, Errno, FsUsage, Handler, Interrupt, Negotiated, NodeKind,
-    OpenMode, Opened, PassthroughFile, Reply, TimeChange, WOULD_WAIT, Wait,
+    Attr, AttrChange, Caller, DirEntry, Errno, FsUsage, Handler, Interrupt, Invalidator,
+    Negotiated, NodeKind, OpenMode, Opened, PassthroughFile, Reply, TimeChange, WOULD_WAIT, Wait,
 };
 
-/// Attributes change through this mount only, and what changes behind the kernel's back is told
-/// to it.
+/// What changes behind the kernel's back is told to it ([`VolumeNotifier`]).
 const ATTR_TTL: Duration = Duration::from_secs(3600);
 
 /// While a file is written by passthrough, a store through mmap moves its times without anybody
@@ -76,6 +77,32 @@ impl VolumeHandler {
             ServedBy::Cache { keep } => OpenMode::Cached { keep },
         };
         Opened { handle: opened.handle, mode }
+    }
+}
+
+/// Tells the kernel of what others change in a volume that it has mounted.
+#[derive(Debug)]
+pub struct VolumeNotifier(Invalidator);
+
+impl VolumeNotifier {
+    /// A notifier of one mount, for [`Fs::notify_kernel`].
+    #[must_use]
+    pub fn new(invalidator: Invalidator) -> Self {
+        Self(invalidator)
+    }
+}
+
+impl KernelNotifier for VolumeNotifier {
+    fn entry_changed(&self, parent: Ino, name: &[u8]) {
+        self.0.entry(parent.0, name);
+    }
+
+    fn attributes_changed(&self, ino: Ino) {
+        self.0.attributes(ino.0);
+    }
+
+    fn data_changed(&self, ino: Ino) {
+        self.0.data(ino.0);
     }
 }
 
