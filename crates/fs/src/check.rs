@@ -8,6 +8,7 @@
 //! * F3: it has a chunk table, which lists the extent's chunk where the extent says it is.
 //! * F4: a file on disk is named by something, condemned, or left over from a crash.
 //! * F6: a staging file that an inode names has no chunk table.
+//! * F7: what lies among the uploads is an upload, and no segment as well.
 //! * F5: (reading data) every chunk's bytes hash to its name.
 
 use std::collections::{HashMap, HashSet};
@@ -68,6 +69,7 @@ impl Fs {
             self.rebuild_tables(&without_table, report)?;
         }
         self.check_leftovers(options.repair, report)?;
+        self.check_uploads(options.repair, report)?;
         if options.read_data {
             self.scrub(progress, report)?;
         }
@@ -317,6 +319,40 @@ impl Fs {
             self.meta.condemn(&leftovers)?;
             self.meta.sync()?;
             self.reclaim_now()?;
+        }
+        Ok(())
+    }
+
+    /// F7.
+    fn check_uploads(&self, repair: bool, report: &mut dyn FnMut(Finding)) -> Result<()> {
+        use std::os::unix::fs::MetadataExt;
+        for (path, key) in self.upload_files()? {
+            let name = path.display();
+            let Some(_) = key else {
+                report(Finding {
+                    invariant: "F7".to_owned(),
+                    message: format!("{name} is not an upload; nothing will ever remove it"),
+                    repaired: false,
+                    damage: false,
+                });
+                continue;
+            };
+            let has_two_names = std::fs::symlink_metadata(&path).is_ok_and(|stat| stat.nlink() > 1);
+            if !has_two_names {
+                continue;
+            }
+            report(Finding {
+                invariant: "F7".to_owned(),
+                message: format!("{name} was published, and only its name here is left over"),
+                repaired: repair,
+                damage: false,
+            });
+            if repair {
+                std::fs::remove_file(&path).map_err(|source| crate::error::FsError::Volume {
+                    path: path.clone(),
+                    source,
+                })?;
+            }
         }
         Ok(())
     }
