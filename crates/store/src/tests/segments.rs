@@ -217,3 +217,28 @@ fn the_walk_finds_every_segment_once_and_usage_counts_them() {
     }
     assert_eq!(store.segments().count(), 0);
 }
+
+#[test]
+fn files_from_outside_become_staging_files_without_a_copy() {
+    use std::io::Write as _;
+    let (dir, store) = empty_store();
+    let mut file = store.create_unnamed().unwrap().expect("the disk has files without a name");
+    file.write_all(b"unnamed").unwrap();
+    let ino = file.metadata().unwrap().ino();
+    let segment = store.adopt(&file).unwrap();
+    let adopted = store.open_bytes(segment, true).unwrap().metadata().unwrap();
+    assert_eq!((adopted.ino(), adopted.len(), adopted.mode() & 0o7777), (ino, 7, 0o600));
+    // One that lost its name cannot have another.
+    store.remove(segment).unwrap();
+    assert!(store.adopt(&file).is_err());
+
+    let path = dir.path().join("upload");
+    std::fs::write(&path, b"named").unwrap();
+    let ino = path.metadata().unwrap().ino();
+    let segment = store.take_in(&path).unwrap();
+    assert!(!path.exists());
+    assert_eq!(store.open_bytes(segment, false).unwrap().metadata().unwrap().ino(), ino);
+    store.put_out(segment, &path).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"named");
+    assert!(store.open_bytes(segment, false).is_err());
+}
