@@ -11,11 +11,15 @@
 mod judge;
 
 use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use librorum_format::{Chunking, Ino, SegmentId};
-use librorum_fs::{DiskOrder, FormatOptions, Fs, FsOptions, OpenFlags, Volume};
+use librorum_fs::{
+    DiskOrder, FormatOptions, Fs, FsOptions, OpenFlags, Outside, PublishOptions, Volume,
+};
 use librorum_meta::{FileKind, NewInode, RenameMode};
 use librorum_sim::{Model, Plan, Recording, Rng, SimDisk, explore, is_exhaustive, rounds, seed};
 
@@ -371,7 +375,7 @@ impl Driver<'_> {
     }
 
     fn operate(&mut self, reopen: Reopen) {
-        match self.rng.below(16) {
+        match self.rng.below(19) {
             0..4 => self.create_and_fill(),
             4..8 if reopen == Reopen::Never => self.create_and_fill(),
             4..7 => self.overwrite(),
@@ -382,7 +386,59 @@ impl Driver<'_> {
             11 => self.make_directory(),
             12 => self.seal(),
             13 => self.sync_names(),
+            14..17 => self.publish(),
             _ => self.fsync_something(),
+        }
+    }
+
+    /// A file that takes its name with all of its bytes, from whatever has it.
+    fn publish(&mut self) {
+        let (parent, name) = self.some_name();
+        let place = (parent, name.clone());
+        let replaced = self.expected.newest_names().get(&place).copied();
+        if replaced.is_some_and(|ino| self.kind(ino) == FileKind::Directory) {
+            return;
+        }
+        let outside = Outside::new(Arc::clone(&self.fs));
+        let bytes = self.fresh_bytes();
+        let options = PublishOptions {
+            length: bytes.len() as u64,
+            replace: true,
+            durable: self.rng.percent(30),
+            ..PublishOptions::default()
+        };
+        let interrupted = AtomicBool::new(false);
+        let upload = match self.rng.below(3) {
+            0 => None,
+            1 => Some(outside.begin_upload(options.length, &interrupted).unwrap()),
+            _ => Some(outside.begin_named_upload("0a", &interrupted).unwrap()),
+        };
+        if let Some(upload) = &upload {
+            upload.file().unwrap().write_all_at(&bytes, 0).unwrap();
+        }
+        self.disk.mark("publishing");
+        let begun = self.disk.log_len();
+        let target = (Ino(parent), &name[..]);
+        let new = new(FileKind::Regular);
+        let found = match upload {
+            Some(mut upload) => outside.publish(&mut upload, target, &new, &options).unwrap(),
+            None => outside.publish_bytes(target, &new, &bytes, &options).unwrap(),
+        };
+        let ino = found.inode.ino.0;
+        let is_synced = replaced.is_some() || options.durable || bytes.len() <= 4096;
+        let whole = Version { begun, bytes: Arc::new(bytes) };
+        // In a free place it is a file that was written and not synced.
+        let none = Version { begun, bytes: Arc::default() };
+        let versions = if is_synced { vec![whole] } else { vec![none, whole] };
+        self.expected.files.insert(ino, File { versions, acknowledged: Vec::new() });
+        self.change_names(|names| {
+            names.insert(place, ino);
+        });
+        self.expected.names.last_mut().unwrap().0 = begun;
+        if options.durable {
+            let point = self.disk.mark(&format!("published {ino}"));
+            self.expected.acknowledge_file(point, ino);
+            self.expected.acknowledge_names(point);
         }
     }
 
