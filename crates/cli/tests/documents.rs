@@ -34,7 +34,13 @@ fn every_test_that_the_semantics_name_exists() {
             continue;
         }
         let dir = crate_dir.join("tests/mount");
-        let places = [dir.join(format!("{module}.rs")), dir.join(&module).join("mod.rs")];
+        let of_crate = |name: &str| crate_dir.join(format!("../{name}/tests/{module}.rs"));
+        let places = [
+            dir.join(format!("{module}.rs")),
+            dir.join(&module).join("mod.rs"),
+            of_crate("fs"),
+            of_crate("fuse"),
+        ];
         let source = places
             .iter()
             .find_map(|path| fs::read_to_string(path).ok())
