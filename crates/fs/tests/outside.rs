@@ -45,6 +45,7 @@ fn open(dir: &Path) -> Outside {
 
 fn close(outside: Outside) {
     outside.fs().shut_down().unwrap();
+    drop(outside);
 }
 
 fn new() -> NewInode<'static> {
@@ -122,7 +123,7 @@ fn read_pieces(pieces: &[Piece]) -> Option<Vec<u8>> {
             PieceSource::Hole => {}
             PieceSource::Private => return None,
             PieceSource::File { file, offset, .. } => {
-                file.read_exact_at(&mut part, *offset).unwrap()
+                file.read_exact_at(&mut part, *offset).unwrap();
             }
         }
         all.extend_from_slice(&part);
