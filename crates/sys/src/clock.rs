@@ -21,6 +21,13 @@ pub fn monotonic() -> Duration {
     START.elapsed()
 }
 
+/// The same as an instant, for deadlines of others.
+#[must_use]
+pub fn instant() -> Instant {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads it")]
+    Instant::now()
+}
+
 /// Time that the calling thread has spent on a CPU.
 #[must_use]
 pub fn thread_cpu() -> Duration {

@@ -7,12 +7,17 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod arena;
 pub mod clock;
+pub mod cpu;
 pub mod entropy;
+pub mod inherited;
 pub mod lease;
 pub mod limits;
 mod lock;
 pub mod mapped;
 pub mod passthrough;
+pub mod socket;
+pub mod view;
 
 pub use lock::{Holder, LockError, VolumeLock};
