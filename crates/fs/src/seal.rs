@@ -38,6 +38,17 @@ struct SmallFile {
     bytes: Vec<u8>,
 }
 
+/// What came of an attempt to publish sealed content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Published {
+    /// It is the file's content. Whatever has happened to the file since, its segments are named.
+    Yes,
+    /// The file changed or is in use, and stays as it is; it is sealed another time.
+    No,
+    /// A segment that was to be shared is gone: it has to be worked out anew.
+    Again,
+}
+
 /// An overlay, divided for sealing.
 struct Regions {
     /// What is to be chunked anew.
@@ -144,6 +155,7 @@ impl Fs {
                             Data::Inline(bytes.as_slice().into())
                         };
                         self.publish(&node, generation, content, len, data, &[])?
+                            != Published::Again
                     }
                 }
                 Data::Overlay(overlay) => self.seal_overlay(&node, &overlay, generation)?,
@@ -170,20 +182,20 @@ impl Fs {
         size_bytes: u64,
         data: Data,
         stored: &[Option<(Location, u32)>],
-    ) -> Result<bool> {
+    ) -> Result<Published> {
         let mut state = lock(&node.state);
         if state.generation != generation || state.writers > 0 || state.orphan {
-            return Ok(true);
+            return Ok(Published::No);
         }
         if state.service == Service::Passthrough && !matches!(data, Data::Whole(_)) {
             // Opened for reading since; it is queued again when it is closed for good.
             self.requeue(node, &mut state);
-            return Ok(true);
+            return Ok(Published::No);
         }
         // Mapped since: what is no longer its own file will be given back or lose its duplicates.
         if self.is_used_elsewhere(&state) {
             self.requeue_in_use(node, &mut state);
-            return Ok(true);
+            return Ok(Published::No);
         }
         let inode = self.meta.inode(node.ino)?;
         let allocated_bytes = match &content {
@@ -206,7 +218,7 @@ impl Fs {
             drop(whole);
             // Its reader will be gone one day; until then this file stays staged.
             self.requeue(node, &mut state);
-            return Ok(true);
+            return Ok(Published::No);
         }
         let published = self.meta.set_content(&SetContent {
             ino: node.ino,
@@ -221,7 +233,7 @@ impl Fs {
             Ok(_) => {}
             // A segment that was to be shared went away meanwhile: work it out anew.
             Err(MetaError::SegmentGone { .. } | MetaError::StaleContent { .. }) => {
-                return Ok(false);
+                return Ok(Published::Again);
             }
             Err(error) => return Err(error.into()),
         }
@@ -233,7 +245,7 @@ impl Fs {
         state.data = Some(data);
         self.sealer.dequeue(std::mem::take(&mut state.queued_bytes));
         self.sealer.note_sealed(size_bytes);
-        Ok(true)
+        Ok(Published::Yes)
     }
 
     fn requeue(&self, node: &Node, state: &mut NodeState) {
@@ -291,7 +303,9 @@ impl Fs {
             return Ok(true);
         };
         if chunks.is_empty() {
-            return self.publish(node, generation, NewContent::Empty, len, Data::Empty, &[]);
+            let published =
+                self.publish(node, generation, NewContent::Empty, len, Data::Empty, &[])?;
+            return Ok(published != Published::Again);
         }
         let bound = lock(&node.state).service == Service::Passthrough;
         let stored = if bound { vec![None; chunks.len()] } else { self.find_stored(&chunks)? };
@@ -314,28 +328,41 @@ impl Fs {
         let fresh = [segment];
         let fresh = if own.is_empty() { &[][..] } else { &fresh };
         let content = NewContent::Sealed { extents: &extents, fresh };
-        if !self.publish(node, generation, content, len, data, &stored)? {
-            return Ok(false);
+        let published = self.publish(node, generation, content, len, data, &stored)?;
+        if published != Published::Yes {
+            return self.not_published(published, segment, &own);
         }
         if self.is_sealed_as(node, segment) {
             self.index(&own, segment);
-            if !is_whole && !own.is_empty() {
-                let duplicates = chunks
-                    .iter()
-                    .zip(&stored)
-                    .filter(|(_, stored)| stored.is_some())
-                    .map(|(chunk, _)| {
-                        let start = chunk.file_offset_bytes;
-                        (start, start + u64::from(chunk.len_bytes))
-                    })
-                    .collect();
-                self.reclaim.punch_later(self.meta.newest_txn(), segment, duplicates);
-            }
-        } else if !own.is_empty() {
-            // Still a staging file, about to change: its table must not vouch for it.
-            self.store.unseal(segment)?;
+        }
+        if !is_whole && !own.is_empty() {
+            let duplicates = chunks
+                .iter()
+                .zip(&stored)
+                .filter(|(_, stored)| stored.is_some())
+                .map(|(chunk, _)| {
+                    let start = chunk.file_offset_bytes;
+                    (start, start + u64::from(chunk.len_bytes))
+                })
+                .collect();
+            self.reclaim.punch_later(self.meta.newest_txn(), segment, duplicates);
         }
         Ok(true)
+    }
+
+    /// Takes back the seal of a segment that was not published: it is a staging file still, about to
+    /// change, and its table must not vouch for it. One that was published keeps its table, also if its
+    /// file has moved on meanwhile: others may have come to share it.
+    fn not_published(
+        &self,
+        published: Published,
+        segment: SegmentId,
+        own: &[Chunk],
+    ) -> Result<bool> {
+        if !own.is_empty() {
+            self.store.unseal(segment)?;
+        }
+        Ok(published != Published::Again)
     }
 
     /// Chunks a file while the disk writes it back: hashing and writing take about as long, and the
@@ -439,10 +466,10 @@ impl Fs {
             let content = NewContent::Sealed { extents: &[extent], fresh: &fresh };
             let data = Data::Sealed(Arc::new(ExtentCache::default()));
             let len = u64::from(chunk.len_bytes);
-            let done =
+            let published =
                 self.publish(&small.node, small.generation, content, len, data, &[*stored])?;
             named |= stored.is_none();
-            if !done {
+            if published == Published::Again {
                 let mut state = lock(&small.node.state);
                 self.requeue(&small.node, &mut state);
             }
@@ -504,13 +531,12 @@ impl Fs {
             NewContent::Sealed { extents: &extents, fresh }
         };
         let data = Data::Sealed(Arc::new(ExtentCache::default()));
-        if !self.publish(node, generation, content, len, data, &stored)? {
-            return Ok(false);
+        let published = self.publish(node, generation, content, len, data, &stored)?;
+        if published != Published::Yes {
+            return self.not_published(published, segment, &own);
         }
         if self.is_sealed_as(node, segment) {
             self.index(&own, segment);
-        } else if !own.is_empty() {
-            self.store.unseal(segment)?;
         }
         Ok(true)
     }

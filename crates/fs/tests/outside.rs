@@ -157,7 +157,8 @@ fn settle(outside: &Outside) {
 #[test]
 fn published_upload_has_bytes_times_and_owner_and_is_sealed() {
     let dir = tempfile::tempdir().unwrap();
-    let outside = open(dir.path());
+    // Sealed when it is asked for, not before.
+    let outside = open_with(dir.path(), FsOptions { quiet_ms: 3_600_000, ..options() });
     let data = bytes(300_000, 1);
     let mut upload = upload(&outside, &[&data[..], b"cut off"].concat());
     let mtime = Timestamp::new(1_000_000, 5);

@@ -129,6 +129,16 @@ impl Outside {
         self.finish(place, published, options.durable)
     }
 
+    /// Proves that nobody can write to an upload any more, before its bytes are looked at. Copies of its
+    /// descriptor are writers, too.
+    ///
+    /// # Errors
+    ///
+    /// `Busy` if somebody can; the disk's.
+    pub fn require_no_writer(&self, upload: &mut Upload) -> Result<()> {
+        shut_out_writers(upload)
+    }
+
     /// Publishes bytes that are at hand. Up to the volume's inline limit they go into the metadata, in
     /// one transaction; more go through a staging file.
     ///

@@ -93,6 +93,20 @@ impl Upload {
         self.file.as_ref().ok_or(FsError::Invalid { what: "the upload is published already" })
     }
 
+    /// Refuses to let the file grow into the last bytes of the disk: removing files needs some. Whoever
+    /// lets others write it asks before each write.
+    ///
+    /// # Errors
+    ///
+    /// `NoSpace`; `Invalid` once it is published.
+    pub fn leave_room(&self, end_bytes: u64) -> Result<()> {
+        if self.fs.require_room(0).is_ok() {
+            return Ok(());
+        }
+        let len = self.file()?.metadata().map_err(failed("cannot stat"))?.len();
+        if end_bytes <= len { Ok(()) } else { self.fs.require_room(end_bytes - len) }
+    }
+
     /// The key, if it has one.
     #[must_use]
     pub fn key(&self) -> Option<&str> {
