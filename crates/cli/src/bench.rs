@@ -14,7 +14,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::json;
 
-use crate::mountinfo;
+use librorum_daemon::mounts::table as mountinfo;
 
 const MIB: usize = 1 << 20;
 const PAGE: usize = 4096;

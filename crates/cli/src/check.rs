@@ -8,9 +8,9 @@ use librorum_fs::{CheckOptions, Finding, Fs, FsOptions, Progress};
 use librorum_sys::VolumeLock;
 use serde_json::{Value, json};
 
-use crate::control;
 use crate::output::{self, ProgressLine};
 use crate::status::{find_volume, holder};
+use librorum_daemon::control;
 
 #[derive(Debug, Args)]
 #[command(
@@ -124,11 +124,15 @@ impl Scrub {
         let volume = find_volume(&self.volume)?;
         let mut report = Report { json, findings: Vec::new() };
         let mut line = ProgressLine::new();
-        if VolumeLock::holder(&volume).is_some_and(|holder| holder.mountpoint.is_some()) {
+        let serves = |holder: librorum_sys::Holder| {
+            holder.mountpoint.is_some() || holder.command == "daemon"
+        };
+        if VolumeLock::holder(&volume).is_some_and(serves) {
             control::ask(&volume, "scrub", &mut |key, value| match key {
                 "progress" => line.show(remote_progress(value)),
                 _ => report.add(remote_finding(value)),
-            })?;
+            })
+            .map_err(|failure| anyhow::anyhow!(failure.message))?;
         } else {
             let options =
                 FsOptions { read_only: true, holder: holder("scrub"), ..FsOptions::default() };

@@ -1,19 +1,25 @@
 //! `librorum`: a content-addressed file system. Arguments in, calls of the crates below out.
 //!
-//! Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the volume is in use. `fsck` has those of fsck(8):
+//! Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the volume is in use; 4 nobody answers; 5 some of it
+//! failed. `fsck` has those of fsck(8):
 //! 0 clean, 1 mended, 4 damage left, 8 could not be checked.
 
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "this is the command line")]
 
+mod admin;
 mod bench;
 mod check;
-mod control;
+mod daemon;
+mod doctor;
+mod files;
 mod format;
 mod mount;
-mod mountinfo;
 mod output;
+mod remote;
 mod status;
+mod top;
+mod transfer;
 mod umount;
 
 use std::ffi::OsString;
@@ -26,7 +32,9 @@ use clap::{Parser, Subcommand};
     name = "librorum",
     version,
     about = "A content-addressed file system: one store with many views",
-    after_help = "Example:\n  librorum mount ~/librorum      create the default volume if needed, and mount it\n  librorum umount ~/librorum\n\nExit codes: 0 done, 1 failed, 2 wrong usage, 3 the volume is in use."
+    after_help = "Example:\n  librorum mount ~/librorum      create the default volume if needed, and mount it\n  librorum umount ~/librorum\n  librorum put -r photos /             into the daemon's volume, or the default one
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the volume is in use, 4 nobody answers, 5 some of it failed."
 )]
 struct Arguments {
     /// Print results as JSON.
@@ -63,7 +71,52 @@ enum Command {
     Sweep(check::Sweep),
     /// Compare a mounted directory with the native one beside it.
     Bench(bench::Bench),
-    /// Say what directory trees occupy: all of 'fdu', whose options it takes.
+    /// Copy files and trees into a volume.
+    Put(transfer::put::Put),
+    /// Copy files and trees out of a volume.
+    Get(transfer::get::Get),
+    /// Write files of a volume to standard output.
+    Cat(files::browse::Cat),
+    /// List directories of a volume.
+    Ls(files::browse::Ls),
+    /// Show all that is known of files.
+    Stat(files::browse::Stat),
+    /// Search a tree of a volume.
+    Find(files::find::Find),
+    /// Make directories in a volume.
+    Mkdir(files::change::Mkdir),
+    /// Remove files and directories.
+    Rm(files::change::Rm),
+    /// Rename, move or exchange.
+    Mv(files::change::Mv),
+    /// Copy within a volume: the copies share what is stored.
+    Cp(files::change::Cp),
+    /// Make links.
+    Ln(files::change::Ln),
+    /// Make everything durable.
+    Sync(files::change::Sync),
+    /// Serve volumes to clients and mounts, in the foreground.
+    Daemon(daemon::Daemon),
+    /// Start the daemon in the background.
+    Start(daemon::Start),
+    /// Stop the daemon.
+    Stop(daemon::Stop),
+    /// Stop the daemon and start it again.
+    Restart(daemon::Restart),
+    /// Show the nodes that a daemon knows; add and remove them.
+    Nodes(admin::Nodes),
+    /// Show a daemon's log.
+    Logs(admin::Logs),
+    /// Show what a daemon is doing.
+    Top(top::Top),
+    /// Show how the bytes of recent operations went, and why not faster.
+    Transport(admin::Transports),
+    /// Show, check and change the configuration.
+    Config(admin::Config),
+    /// Look for what is wrong, and collect what helps to find out.
+    Doctor(doctor::Doctor),
+    /// Say what directory trees occupy: all of 'fdu', whose options it takes. With --to or VOLUME:/PATH,
+    /// what subtrees of a volume hold.
     #[command(disable_help_flag = true)]
     Du {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -84,10 +137,12 @@ fn main() -> ExitCode {
     }
     // As it is: options such as --json mean the walker's own.
     if arguments.get(1).is_some_and(|command| command == "du") {
-        return du(&arguments[2..]);
+        return du(&arguments[2..], false);
     }
     let arguments = Arguments::parse_from(arguments);
-    start_log(&arguments.log);
+    if !matches!(arguments.command, Command::Daemon(_)) {
+        start_log(&arguments.log);
+    }
     let json = arguments.json;
     let result = match arguments.command {
         Command::Format(command) => command.run(json),
@@ -99,7 +154,29 @@ fn main() -> ExitCode {
         Command::Sweep(command) => command.run(json),
         Command::Bench(command) => command.run(json),
         // Behind an option of ours.
-        Command::Du { arguments } => return du(&arguments),
+        Command::Du { arguments } => return du(&arguments, json),
+        Command::Daemon(command) => command.run(json),
+        Command::Start(command) => command.run(json),
+        Command::Stop(command) => command.run(json),
+        Command::Restart(command) => command.run(json),
+        Command::Nodes(command) => command.run(json),
+        Command::Logs(command) => command.run(json),
+        Command::Top(command) => command.run(json),
+        Command::Transport(command) => command.run(json),
+        Command::Config(command) => command.run(json),
+        Command::Doctor(command) => command.run(json),
+        Command::Put(command) => command.run(json),
+        Command::Get(command) => command.run(json),
+        Command::Cat(command) => command.run(json),
+        Command::Ls(command) => command.run(json),
+        Command::Stat(command) => command.run(json),
+        Command::Find(command) => command.run(json),
+        Command::Mkdir(command) => command.run(json),
+        Command::Rm(command) => command.run(json),
+        Command::Mv(command) => command.run(json),
+        Command::Cp(command) => command.run(json),
+        Command::Ln(command) => command.run(json),
+        Command::Sync(command) => command.run(json),
     };
     match result {
         Ok(code) => code,
@@ -107,7 +184,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn du(arguments: &[OsString]) -> ExitCode {
+fn du(arguments: &[OsString], json: bool) -> ExitCode {
+    if files::usage::is_remote(arguments) {
+        return files::usage::run(arguments, json);
+    }
     let name = OsString::from("librorum du");
     fdu::cli::run(std::iter::once(name).chain(arguments.iter().cloned()))
 }

@@ -8,25 +8,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use librorum_fs::{Fs, FsOptions, VerifyPolicy, Volume};
-use librorum_fuse::transport::{MountOptions, Session};
-use librorum_fuse::{VolumeHandler, VolumeNotifier};
-use librorum_sys::Holder;
+use librorum_daemon::api;
+use librorum_daemon::control;
+use librorum_daemon::mounts::{self, Mounted, Settings};
+use librorum_daemon::service::ServedVolume;
+use librorum_fs::{Fs, FsOptions, Volume};
+use librorum_rpc::proto::v1;
+use librorum_sys::{Holder, VolumeLock};
 
-use crate::control;
-
-/// After a signal, open files get this long before the mount goes away under them.
-const GRACE: Duration = Duration::from_secs(3);
-
-/// Threads that read the kernel's requests at once, at most; what waits does not count.
-fn reader_count() -> usize {
-    // With as many as CPUs, the callers would have none to run on.
-    std::thread::available_parallelism().map_or(1, |cpus| (cpus.get() / 2).clamp(1, 4))
-}
+use crate::remote::{self, Intent, To, default_socket};
 
 #[derive(Debug, Args)]
 #[command(
@@ -55,114 +48,47 @@ pub(crate) struct Mount {
     /// itself handles.
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
     options: Vec<String>,
+    /// Have the daemon mount it, also if it does not serve the volume yet. Where the daemon has the volume
+    /// open already, it always does.
+    #[arg(long)]
+    daemon: bool,
     /// Say "mounted" on standard output once, then never use it again.
     #[arg(long, hide = true)]
     notify_parent: bool,
 }
 
-/// What the `-o` options and flags add up to.
-#[derive(Debug, PartialEq, Eq)]
-struct Settings {
-    read_only: bool,
-    allow_other: bool,
-    dev_and_suid: bool,
-    no_exec: bool,
-    no_atime: bool,
-    passthrough: bool,
-    create: bool,
-    verify: VerifyPolicy,
-    unsealed_bytes_max: Option<u64>,
-    quiet_ms: Option<u64>,
+/// Why a mount ends.
+enum End {
+    /// Somebody unmounted it.
+    Unmounted,
+    /// This process was told to end.
+    Signal,
 }
 
 impl Mount {
     fn settings(&self) -> anyhow::Result<Settings> {
-        let root = rustix::process::geteuid().is_root();
         let mut settings = Settings {
             read_only: self.read_only,
-            allow_other: self.allow_other || root,
-            dev_and_suid: root,
-            no_exec: false,
-            no_atime: false,
             passthrough: !self.no_passthrough,
-            create: true,
-            verify: VerifyPolicy::PageCache,
-            unsealed_bytes_max: None,
-            quiet_ms: None,
+            ..Settings::default()
         };
-        for option in self.options.iter().filter(|option| !option.is_empty()) {
-            let (key, value) = option.split_once('=').unwrap_or((option, ""));
-            match (key, value) {
-                ("ro", "") => settings.read_only = true,
-                ("rw", "") => settings.read_only = false,
-                ("allow_other", "") => settings.allow_other = true,
-                ("dev" | "suid", "") => {
-                    if !root {
-                        bail!("option '{key}' needs root");
-                    }
-                }
-                ("nodev" | "nosuid", "") => settings.dev_and_suid = false,
-                ("noexec", "") => settings.no_exec = true,
-                ("exec", "") => settings.no_exec = false,
-                ("noatime", "") => settings.no_atime = true,
-                ("no_passthrough", "") => settings.passthrough = false,
-                ("nocreate", "") => settings.create = false,
-                // Bytes that the kernel reads by itself cannot be verified at each read.
-                ("verify", "always") => {
-                    settings.verify = VerifyPolicy::Always;
-                    settings.passthrough = false;
-                }
-                ("verify", "cache") => settings.verify = VerifyPolicy::PageCache,
-                ("unsealed", size) => {
-                    let size = librorum_format::parse_size(size)
-                        .map_err(|reason| anyhow::anyhow!("option unsealed: {reason}"))?;
-                    settings.unsealed_bytes_max = Some(size);
-                }
-                ("seal_after", ms) => {
-                    settings.quiet_ms = Some(ms.parse().with_context(|| {
-                        format!("option seal_after: '{ms}' is not a number of milliseconds")
-                    })?);
-                }
-                // mount(8) acts on these before it calls us, and they mean nothing here.
-                (
-                    "defaults" | "auto" | "noauto" | "user" | "nouser" | "users" | "owner"
-                    | "group" | "_netdev" | "nofail" | "relatime" | "strictatime" | "diratime"
-                    | "async" | "atime" | "nodiratime" | "norelatime",
-                    "",
-                ) => {}
-                (key, _) if key.starts_with("x-") || key == "comment" => {}
-                _ => bail!(
-                    "unknown mount option '{option}'; 'librorum mount --help' lists what there is"
-                ),
-            }
+        settings.allow_other |= self.allow_other;
+        for option in &self.options {
+            settings.apply(option)?;
         }
         Ok(settings)
     }
 
     pub(crate) fn run(self, json: bool, log: &str) -> anyhow::Result<ExitCode> {
         let settings = self.settings()?;
+        if let Some(code) = self.run_in_daemon(json)? {
+            return Ok(code);
+        }
         if self.background {
             return self.run_in_background(json, log);
         }
-        let (volume_dir, mountpoint) = match self.paths.as_slice() {
-            [volume, mountpoint] => (volume.clone(), mountpoint.clone()),
-            [mountpoint] => (default_volume()?, mountpoint.clone()),
-            _ => bail!("one or two paths are needed"),
-        };
-        clear_dead_mounts(&mountpoint)?;
-        if !mountpoint.exists() {
-            std::fs::create_dir_all(&mountpoint)
-                .with_context(|| format!("cannot make {}", mountpoint.display()))?;
-        }
-        let mountpoint = mountpoint.canonicalize().with_context(|| {
-            format!(
-                "{} cannot be used; if an earlier mount died there, run 'librorum umount' on it",
-                mountpoint.display()
-            )
-        })?;
-        if !mountpoint.is_dir() {
-            bail!("{} is not a directory", mountpoint.display());
-        }
+        let (volume_dir, mountpoint) = self.places()?;
+        let mountpoint = mounts::prepare_mountpoint(&mountpoint)?;
         let mut made = false;
         if !Volume::exists(&volume_dir) && settings.create && !settings.read_only {
             Volume::format(&volume_dir, &librorum_fs::FormatOptions::default())?;
@@ -171,18 +97,10 @@ impl Mount {
         let volume_dir = volume_dir
             .canonicalize()
             .with_context(|| format!("no volume at {}", volume_dir.display()))?;
-        if volume_dir.starts_with(&mountpoint) {
-            bail!(
-                "{} lies inside {}: the mount would hide its own volume",
-                volume_dir.display(),
-                mountpoint.display()
-            );
-        }
+        mounts::require_apart(&volume_dir, &mountpoint)?;
         let open_files = librorum_sys::limits::raise_open_files();
         tracing::debug!(open_files, "limit of open files");
         let mut options = FsOptions {
-            read_only: settings.read_only,
-            verify: settings.verify,
             holder: Holder {
                 pid: std::process::id(),
                 command: "mount".to_owned(),
@@ -190,15 +108,77 @@ impl Mount {
             },
             ..FsOptions::default()
         };
-        options.unsealed_bytes_max =
-            settings.unsealed_bytes_max.unwrap_or(options.unsealed_bytes_max);
-        options.quiet_ms = settings.quiet_ms.unwrap_or(options.quiet_ms);
+        settings.configure(&mut options);
         let fs = Fs::open_volume(&volume_dir, options)?;
         let served = self.serve(&fs, &settings, &volume_dir, &mountpoint, made, json);
         let closed = fs.shut_down().context("closing the volume");
         served?;
         closed?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// The volume's folder, and where to mount it.
+    fn places(&self) -> anyhow::Result<(PathBuf, PathBuf)> {
+        match self.paths.as_slice() {
+            [volume, mountpoint] => Ok((volume.clone(), mountpoint.clone())),
+            [mountpoint] => Ok((default_volume()?, mountpoint.clone())),
+            _ => bail!("one or two paths are needed"),
+        }
+    }
+
+    /// Asks the daemon to mount, if it holds the volume or is to.
+    fn run_in_daemon(&self, json: bool) -> anyhow::Result<Option<ExitCode>> {
+        let (volume_dir, mountpoint) = self.places()?;
+        let holder = VolumeLock::holder(&volume_dir);
+        let is_held = holder.is_some_and(|holder| holder.command == "daemon");
+        if !is_held && !self.daemon {
+            return Ok(None);
+        }
+        let target = if is_held {
+            volume_dir.as_os_str().to_owned()
+        } else {
+            let mut target = OsString::from("unix:");
+            target.push(default_socket()?);
+            target
+        };
+        let folder = std::path::absolute(&volume_dir).context("cannot make a path absolute")?;
+        let mountpoint = std::path::absolute(&mountpoint).context("cannot make a path absolute")?;
+        let mut options = self.options.clone();
+        for (option, set) in [
+            ("ro", self.read_only),
+            ("allow_other", self.allow_other),
+            ("no_passthrough", self.no_passthrough),
+        ] {
+            if set {
+                options.push(option.to_owned());
+            }
+        }
+        let bytes = |path: &Path| bytes::Bytes::copy_from_slice(path.as_os_str().as_bytes());
+        let request = v1::MountRequest {
+            folder: bytes(&folder),
+            mountpoint: bytes(&mountpoint),
+            options,
+            create: true,
+        };
+        let to = To::at(target);
+        let answer =
+            remote::with(&to, Intent::Read, |remote| Ok(remote.client.mount(&request)?))?;
+        if json {
+            println!(
+                "{}",
+                serde_json::json!({
+                    "mountpoint": mountpoint, "volume": folder, "created": answer.created,
+                    "passthrough": answer.passthrough, "name": answer.volume,
+                })
+            );
+        } else {
+            println!("{}", announcement(&folder, &mountpoint, answer.created, answer.passthrough));
+            println!(
+                "The daemon serves it. Unmount it with: librorum umount {}",
+                mountpoint.display()
+            );
+        }
+        Ok(Some(ExitCode::SUCCESS))
     }
 
     fn serve(
@@ -210,33 +190,24 @@ impl Mount {
         made: bool,
         json: bool,
     ) -> anyhow::Result<()> {
-        let handler = Arc::new(VolumeHandler::new(Arc::clone(fs)));
-        let session = Session::mount(
-            handler,
-            &MountOptions {
-                mountpoint: mountpoint.to_owned(),
-                source: volume_dir.as_os_str().to_owned(),
-                read_only: settings.read_only,
-                allow_other: settings.allow_other,
-                passthrough: settings.passthrough,
-                writeback: true,
-                dev_and_suid: settings.dev_and_suid,
-                no_exec: settings.no_exec,
-                no_atime: settings.no_atime,
-                reader_count: reader_count(),
-            },
-        )
-        .with_context(|| explain_mount_failure(mountpoint))?;
-        raise_writeback_limit(mountpoint);
-        fs.notify_kernel(Arc::new(VolumeNotifier::new(session.invalidator())));
-        let unmounter = session.unmounter();
+        let name = volume_dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let volume = ServedVolume::new(name, Arc::clone(fs), settings.read_only);
+        let (server, admin, volume) = remote::serve(volume)?;
+        let (ended, end) = mpsc::channel();
+        let (signalled, mount_ended) = (ended.clone(), ended);
+        let (place, places) = mpsc::channel();
+        let mut mounted = Mounted::mount(&volume, mountpoint, settings, Some(place))?;
         let control = control::serve(fs, volume_dir)
             .inspect_err(|error| {
                 tracing::warn!(%error, "no control socket: 'status' works after unmounting only");
             })
             .ok();
-        let (ended, end) = mpsc::channel();
-        let ended_by_signal = ended.clone();
+        let api = api::serve(&server, volume_dir)
+            .inspect_err(|error| {
+                tracing::warn!(%error, "no socket for clients: 'put' and the like cannot reach it");
+            })
+            .ok();
+        admin.note_listening(format!("unix:{}", volume_dir.join(api::SOCKET).display()));
         let mut signals = signal_hook::iterator::Signals::new([
             signal_hook::consts::SIGINT,
             signal_hook::consts::SIGTERM,
@@ -246,36 +217,25 @@ impl Mount {
         std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for _signal in signals.forever() {
                 // Its receiver may be gone with the mount; then there is nothing to stop.
-                drop(ended_by_signal.send(None));
+                drop(signalled.send(End::Signal));
             }
+        })?;
+        std::thread::Builder::new().name("mount-end".to_owned()).spawn(move || {
+            drop(places.recv());
+            drop(mount_ended.send(End::Unmounted));
         })?;
         self.announce(fs, volume_dir, mountpoint, made, json);
         if self.notify_parent {
             detach_output(volume_dir).context("cannot open the volume's log")?;
         }
-        let serving = std::thread::Builder::new().name("serve".to_owned()).spawn(move || {
-            let served = session.serve();
-            drop(ended.send(Some(served)));
-        })?;
-        let first = end.recv().context("the mount ended unexpectedly")?;
-        let served = match first {
-            Some(served) => served,
-            None => {
-                // Out of the tree at once; whoever has files open gets a moment, then ENOTCONN.
-                if let Err(error) = unmounter.unmount_lazily() {
-                    tracing::debug!(%error, "unmounting after a signal");
-                }
-                match end.recv_timeout(GRACE) {
-                    Ok(Some(served)) => served,
-                    Ok(None) | Err(_) => Ok(()),
-                }
-            }
+        let ended = match end.recv().context("the mount ended unexpectedly")? {
+            End::Unmounted => mounted.wait(),
+            End::Signal => mounted.end(),
         };
-        if serving.is_finished() && serving.join().is_err() {
-            tracing::error!("a thread that served requests panicked");
-        }
+        drop(api);
+        server.shut_down();
         drop(control);
-        served.context("serving the mount")
+        ended.context("serving the mount")
     }
 
     fn announce(&self, fs: &Fs, volume_dir: &Path, mountpoint: &Path, made: bool, json: bool) {
@@ -349,20 +309,6 @@ impl Mount {
     }
 }
 
-/// Takes away what a mount whose process died left behind: the kernel answers from its memory
-/// there, and a new mount would only cover it.
-fn clear_dead_mounts(mountpoint: &Path) -> anyhow::Result<()> {
-    while let Some(mounted) = crate::mountinfo::mounted_at(mountpoint)? {
-        if librorum_sys::VolumeLock::holder(&mounted.volume).is_some() {
-            bail!("{} is mounted at {} already", mounted.volume.display(), mountpoint.display());
-        }
-        crate::umount::detach(&mounted.mountpoint).with_context(|| {
-            format!("a dead mount at {} cannot be taken away", mountpoint.display())
-        })?;
-    }
-    Ok(())
-}
-
 /// From here on nobody reads our output: a pipe that we kept open would keep its reader waiting.
 /// What we log goes to a file in the volume.
 fn detach_output(volume_dir: &Path) -> std::io::Result<()> {
@@ -382,7 +328,7 @@ fn announcement(volume: &Path, mountpoint: &Path, made: bool, passthrough: bool)
     )
 }
 
-fn default_volume() -> anyhow::Result<PathBuf> {
+pub(crate) fn default_volume() -> anyhow::Result<PathBuf> {
     let data = match std::env::var_os("XDG_DATA_HOME").filter(|value| !value.is_empty()) {
         Some(data) => PathBuf::from(data),
         None => {
@@ -394,33 +340,6 @@ fn default_volume() -> anyhow::Result<PathBuf> {
         }
     };
     Ok(data.join("librorum/default"))
-}
-
-fn explain_mount_failure(mountpoint: &Path) -> String {
-    let at = mountpoint.display();
-    if !Path::new("/dev/fuse").exists() {
-        return format!("cannot mount at {at}: /dev/fuse is missing; load the fuse module");
-    }
-    if rustix::process::geteuid().is_root() {
-        return format!("cannot mount at {at}");
-    }
-    format!(
-        "cannot mount at {at}: without root, 'fusermount3' (Debian package fuse3) and read and \
-         write access to /dev/fuse are needed, and --allow-other needs user_allow_other in \
-         /etc/fuse.conf"
-    )
-}
-
-/// A FUSE mount may by default hold 1 % of the dirty memory, which throttles the writeback cache to
-/// a fraction of the disk. Only root may change it.
-fn raise_writeback_limit(mountpoint: &Path) {
-    let Ok(Some(mounted)) = crate::mountinfo::mounted_at(mountpoint) else { return };
-    for (file, value) in [("strict_limit", "0"), ("max_ratio", "100")] {
-        let path = format!("/sys/class/bdi/{}/{file}", mounted.device);
-        if let Err(error) = std::fs::write(&path, value) {
-            tracing::debug!(%error, path, "the writeback limit stays");
-        }
-    }
 }
 
 /// Whether this program was called as mount(8) calls its helpers.
@@ -485,23 +404,5 @@ mod tests {
             ["librorum", "mount", "--background", "-o", "nocreate,rw,noatime", "/srv/v", "/mnt"];
         assert_eq!(translated, expected.map(OsString::from));
         assert!(translate_helper_arguments(&given[..2]).is_err());
-    }
-
-    #[test]
-    fn an_unknown_option_is_refused_by_name() {
-        let mount = |options: &[&str]| Mount {
-            paths: vec!["/mnt".into()],
-            background: false,
-            read_only: false,
-            allow_other: false,
-            no_passthrough: false,
-            options: options.iter().map(|option| (*option).to_owned()).collect(),
-            notify_parent: false,
-        };
-        let error = mount(&["ro", "nosuch=1"]).settings().unwrap_err();
-        assert!(error.to_string().contains("nosuch=1"), "{error}");
-        let settings = mount(&["ro", "verify=always", "unsealed=1G"]).settings().unwrap();
-        assert!(settings.read_only && !settings.passthrough);
-        assert_eq!(settings.unsealed_bytes_max, Some(1 << 30));
     }
 }

@@ -7,17 +7,23 @@ use std::time::Duration;
 use anyhow::{anyhow, bail};
 use clap::Args;
 use librorum_fs::{Fs, FsError, FsOptions, Volume};
+use librorum_rpc::client::{Client, ClientOptions, Target};
+use librorum_rpc::proto::v1;
 use librorum_sys::{Holder, VolumeLock};
 use serde_json::Value;
 
-use crate::{control, mountinfo, output};
+use librorum_daemon::control;
+use librorum_daemon::mounts::table as mountinfo;
+
+use crate::output;
+use crate::remote::{answers, default_socket};
 
 /// How long a volume that is held may fail to answer: its mount may just begin or end.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  librorum status              all mounted volumes\n  librorum status ~/librorum   one, by its mount or by its folder"
+    after_help = "Examples:\n  librorum status              the daemon and all mounted volumes\n  librorum status ~/librorum   one, by its mount or by its folder"
 )]
 pub(crate) struct StatusArguments {
     /// A volume's folder, or where it is mounted; without it, every mounted volume.
@@ -59,6 +65,12 @@ impl StatusArguments {
         };
         let mut all = Vec::new();
         let mut failed = false;
+        let daemon = if self.path.is_none() { daemon_status()? } else { None };
+        if let Some(daemon) = &daemon
+            && !json
+        {
+            print_daemon(daemon);
+        }
         for volume in volumes {
             match self.one(&volume) {
                 Ok(Some(status)) => {
@@ -81,6 +93,22 @@ impl StatusArguments {
                 }
                 Err(error) => return Err(error),
             }
+        }
+        // What the daemon serves without a mount.
+        let others = daemon.iter().flat_map(|daemon| &daemon.volumes);
+        for status in others.filter_map(|text| serde_json::from_str::<Value>(text).ok()) {
+            if all.iter().any(|known: &Value| known["volume"] == status["volume"]) {
+                continue;
+            }
+            if !json {
+                print(&status);
+            }
+            all.push(status);
+        }
+        if let Some(daemon) = &daemon
+            && json
+        {
+            all.push(serde_json::json!({ "daemon": daemon_json(daemon) }));
         }
         if json {
             println!("{}", Value::Array(all));
@@ -133,9 +161,11 @@ impl StatusArguments {
                     tracing::debug!(%error, "closes may still be on their way");
                 }
             }
-            control::ask(volume, "seal", &mut |_, _| {})?;
+            control::ask(volume, "seal", &mut |_, _| {})
+                .map_err(|failure| anyhow!(failure.message))?;
         }
-        control::ask(volume, "status", &mut |_, _| {})
+        // Exit code 4 is for daemons that do not answer; this is the process of a mount.
+        control::ask(volume, "status", &mut |_, _| {}).map_err(|failure| anyhow!(failure.message))
     }
 
     /// From the volume itself.
@@ -150,6 +180,39 @@ impl StatusArguments {
         fs.shut_down()?;
         Ok(serde_json::to_value(status?)?)
     }
+}
+
+/// The daemon of this user, if one answers.
+fn daemon_status() -> anyhow::Result<Option<v1::StatusResponse>> {
+    let socket = default_socket()?;
+    if !answers(&socket) {
+        return Ok(None);
+    }
+    let client = Client::connect(Target::Socket(socket), ClientOptions::default())?;
+    Ok(Some(client.status(&v1::StatusRequest::default())?))
+}
+
+fn daemon_json(daemon: &v1::StatusResponse) -> Value {
+    serde_json::json!({
+        "version": daemon.version,
+        "pid": daemon.pid,
+        "uptime_ms": daemon.uptime_ms,
+        "listening": daemon.listening,
+        "resident_bytes": daemon.resident_bytes,
+        "open_files": daemon.open_files,
+    })
+}
+
+fn print_daemon(daemon: &v1::StatusResponse) {
+    println!(
+        "daemon        {}, process {}, up {} s, {} resident, {} open files",
+        daemon.version,
+        daemon.pid,
+        daemon.uptime_ms / 1000,
+        output::bytes(daemon.resident_bytes),
+        daemon.open_files
+    );
+    println!("listening     {}", daemon.listening.join(", "));
 }
 
 /// Why nobody holds a volume that is mounted. It is not opened to find out more: whoever mounts it

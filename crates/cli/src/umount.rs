@@ -1,14 +1,14 @@
 //! `librorum umount`.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
 use librorum_sys::VolumeLock;
 
-use crate::mountinfo;
+use librorum_daemon::mounts::{self, table as mountinfo};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  librorum umount ~/librorum")]
@@ -21,29 +21,6 @@ pub(crate) struct Umount {
     /// How long to wait for the volume to be closed, in seconds.
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     wait: u64,
-}
-
-/// Takes a mount out of the tree, whoever uses it.
-pub(crate) fn detach(mountpoint: &Path) -> anyhow::Result<()> {
-    match rustix::mount::unmount(mountpoint, rustix::mount::UnmountFlags::DETACH) {
-        Ok(()) => Ok(()),
-        Err(rustix::io::Errno::PERM) => unmount_by_helper(mountpoint, "-uz"),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn unmount_by_helper(mountpoint: &Path, flags: &str) -> anyhow::Result<()> {
-    let mut command = Command::new("fusermount3");
-    let status = command
-        .arg(flags)
-        .arg("--")
-        .arg(mountpoint)
-        .status()
-        .context("cannot run fusermount3 (Debian package fuse3)")?;
-    if !status.success() {
-        bail!("fusermount3 could not unmount {}", mountpoint.display());
-    }
-    Ok(())
 }
 
 impl Umount {
@@ -59,7 +36,10 @@ impl Umount {
         match rustix::mount::unmount(&mounted.mountpoint, flags) {
             Ok(()) => {}
             Err(rustix::io::Errno::PERM) => {
-                unmount_by_helper(&mounted.mountpoint, if self.lazy { "-uz" } else { "-u" })?;
+                mounts::unmount_by_helper(
+                    &mounted.mountpoint,
+                    if self.lazy { "-uz" } else { "-u" },
+                )?;
             }
             Err(rustix::io::Errno::BUSY) => bail!(
                 "{} is in use: close its files ('fuser -vm {}' lists them), or use --lazy",
@@ -74,7 +54,11 @@ impl Umount {
         // The volume is ours again when its process has made everything durable and let go.
         let start = librorum_sys::clock::monotonic();
         let mut closed = true;
-        while VolumeLock::holder(&mounted.volume).is_some() {
+        while let Some(holder) = VolumeLock::holder(&mounted.volume) {
+            // A daemon keeps the volumes that it serves to others too.
+            if holder.command == "daemon" && holder.mountpoint.is_none() {
+                break;
+            }
             if self.lazy
                 || librorum_sys::clock::monotonic() - start > Duration::from_secs(self.wait)
             {

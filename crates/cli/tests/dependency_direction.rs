@@ -24,6 +24,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("librorum-manifest", &["format", "store", "fdu"]),
     ("fdu", &["sys"]),
     ("librorum-rpc", &["format", "sys"]),
+    // The border to other languages: it translates `rpc`'s client and decides nothing.
+    ("librorum-client-c", &["format", "rpc"]),
     // Beyond the table: `fs` answers in `meta`'s types (inode, dentry, kind), which the kernel's
     // protocol translates; and the clock is `sys`'s.
     ("librorum-fuse", &["format", "fs", "meta", "sys"]),

@@ -6,29 +6,38 @@ use std::path::{Path, PathBuf};
 
 /// A mounted volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct MountedVolume {
+pub struct MountedVolume {
     /// Where.
-    pub(crate) mountpoint: PathBuf,
+    pub mountpoint: PathBuf,
     /// The volume's folder.
-    pub(crate) volume: PathBuf,
+    pub volume: PathBuf,
     /// Major and minor number of the mount's device, as in `/sys/class/bdi`.
-    pub(crate) device: String,
+    pub device: String,
 }
 
 /// The volumes that this machine has mounted, as far as this process can see.
-pub(crate) fn mounted_volumes() -> std::io::Result<Vec<MountedVolume>> {
+///
+/// # Errors
+///
+/// What reading `/proc/self/mountinfo` answers.
+pub fn mounted_volumes() -> std::io::Result<Vec<MountedVolume>> {
     Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
 }
 
 /// The newest mount at `path`, which need not be reachable: a mount whose daemon died is not.
-pub(crate) fn mounted_at(path: &Path) -> std::io::Result<Option<MountedVolume>> {
+///
+/// # Errors
+///
+/// As [`mounted_volumes`].
+pub fn mounted_at(path: &Path) -> std::io::Result<Option<MountedVolume>> {
     let absolute = absolute(path);
     let mounted = mounted_volumes()?;
     Ok(mounted.into_iter().rev().find(|mount| mount.mountpoint == absolute))
 }
 
+#[must_use]
 /// The path without links, touching only its parent: touching the mount itself could fail or hang.
-pub(crate) fn absolute(path: &Path) -> PathBuf {
+pub fn absolute(path: &Path) -> PathBuf {
     let joined = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     match (joined.parent().map(Path::canonicalize), joined.file_name()) {
         (Some(Ok(parent)), Some(name)) => parent.join(name),

@@ -11,16 +11,17 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
-use librorum_fs::{Finding, Fs, Progress};
+use librorum_format::ErrorKind;
+use librorum_fs::{Finding, Fs, FsError, Progress};
 use librorum_fuse::transport::PassthroughFile;
+use librorum_rpc::{Failure, Reason};
 use serde_json::{Value, json};
 
 const SOCKET: &str = "control";
 
 /// Serves until dropped.
 #[derive(Debug)]
-pub(crate) struct Control {
+pub struct Control {
     path: PathBuf,
 }
 
@@ -39,7 +40,11 @@ fn address(dir: &std::fs::File) -> PathBuf {
 }
 
 /// Starts to serve a volume's socket.
-pub(crate) fn serve(fs: &Arc<Fs>, volume: &Path) -> std::io::Result<Control> {
+///
+/// # Errors
+///
+/// What making a socket answers.
+pub fn serve(fs: &Arc<Fs>, volume: &Path) -> std::io::Result<Control> {
     let path = volume.join(SOCKET);
     match std::fs::remove_file(&path) {
         // Left by a process that was killed; the volume's lock says that it is gone.
@@ -81,11 +86,12 @@ fn answer(fs: &Fs, connection: &UnixStream) {
     let result = act(fs, request.trim(), &send);
     match result {
         Ok(result) => send(json!({ "result": result })),
-        Err(error) => send(json!({ "error": format!("{error:#}") })),
+        Err(error) => send(json!({ "error": error })),
     }
 }
 
-fn act(fs: &Fs, request: &str, send: &dyn Fn(Value)) -> anyhow::Result<Value> {
+fn act(fs: &Fs, request: &str, send: &dyn Fn(Value)) -> Result<Value, String> {
+    let failed = |error: FsError| error.to_string();
     let mut progress = |progress: Progress| {
         send(json!({ "progress": {
             "phase": progress.phase, "done": progress.done, "total": progress.total,
@@ -93,50 +99,66 @@ fn act(fs: &Fs, request: &str, send: &dyn Fn(Value)) -> anyhow::Result<Value> {
         } }));
     };
     match request {
-        "status" => {
-            let mut status = serde_json::to_value(fs.status()?)?;
-            status["background"]["passthrough_registration_count"] =
-                json!(PassthroughFile::registration_count());
-            Ok(status)
-        }
+        "status" => status(fs).map_err(failed),
         "seal" => {
             fs.seal_all();
             Ok(Value::Null)
         }
         "sync" => {
-            fs.sync()?;
+            fs.sync().map_err(failed)?;
             Ok(Value::Null)
         }
         "scrub" => {
-            fs.scrub(&mut progress, &mut |finding: Finding| send(json!({ "finding": finding })))?;
+            let mut report = |finding: Finding| send(json!({ "finding": finding }));
+            fs.scrub(&mut progress, &mut report).map_err(failed)?;
             Ok(Value::Null)
         }
-        other => bail!("'{other}' is not a request"),
+        other => Err(format!("'{other}' is not a request")),
     }
 }
 
-/// Asks the process that has the volume mounted. Progress and findings go to `each` as they come.
-pub(crate) fn ask(
+/// A volume's state, with what only its process knows.
+pub(crate) fn status(fs: &Fs) -> Result<Value, FsError> {
+    let mut status = json!(fs.status()?);
+    status["background"]["passthrough_registration_count"] =
+        json!(PassthroughFile::registration_count());
+    Ok(status)
+}
+
+/// Asks the process that has the volume open. Progress and findings go to `each` as they come.
+///
+/// # Errors
+///
+/// `Disconnected` if nobody answers; what that process says.
+pub fn ask(
     volume: &Path,
     request: &str,
     each: &mut dyn FnMut(&str, &Value),
-) -> anyhow::Result<Value> {
+) -> Result<Value, Failure> {
+    let lost = |what: &str, error: &dyn std::fmt::Display| {
+        let message = format!("{what} (volume {}): {error}", volume.display());
+        Failure::new(Reason::Disconnected, message)
+    };
     let dir =
-        std::fs::File::open(volume).with_context(|| format!("cannot open {}", volume.display()))?;
-    let mut connection = UnixStream::connect(address(&dir)).with_context(|| {
-        format!("the process that has {} mounted does not answer", volume.display())
-    })?;
-    writeln!(connection, "{request}")?;
+        std::fs::File::open(volume).map_err(|error| lost("cannot open the volume", &error))?;
+    let mut connection = UnixStream::connect(address(&dir))
+        .map_err(|error| lost("the process that has it open does not answer", &error))?;
+    writeln!(connection, "{request}").map_err(|error| lost("cannot ask", &error))?;
     for line in BufReader::new(connection).lines() {
-        let value: Value = serde_json::from_str(&line?)?;
+        let line = line.map_err(|error| lost("cannot read the answer", &error))?;
+        let value: Value =
+            serde_json::from_str(&line).map_err(|error| lost("a strange answer", &error))?;
         let Some((key, value)) = value.as_object().and_then(|object| object.iter().next()) else {
             continue;
         };
         match key.as_str() {
             "result" => return Ok(value.clone()),
-            "error" => bail!("{}", value.as_str().unwrap_or("the mount's process failed")),
+            "error" => {
+                let message = value.as_str().unwrap_or("the volume's process failed");
+                return Err(Failure::file(ErrorKind::Unavailable, message));
+            }
             _ => each(key, value),
         }
     }
-    bail!("the process that has {} mounted ended before it answered", volume.display())
+    Err(lost("its process ended before it answered", &"end of file"))
 }
