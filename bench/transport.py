@@ -82,15 +82,14 @@ listen = []
 [[volume]]
 name = "main"
 path = "{self.volume}"
-# Sealing is not what is measured.
-options = ["seal_after=3600000"]
 """)
         self.daemon = subprocess.Popen([LIBRORUM, "daemon", "--config", self.config],
                                        stderr=open(os.path.join(base, "log"), "w"))
-        for _ in range(200):
-            if subprocess.run([LIBRORUM, "ls", "--to", self.socket, "/"], stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL).returncode == 0:
-                break
+        while subprocess.run([LIBRORUM, "ls", "--to", self.socket, "/"], stdout=subprocess.DEVNULL,
+                             stderr=subprocess.DEVNULL).returncode != 0:
+            if self.daemon.poll() is not None:
+                with open(os.path.join(base, "log")) as file:
+                    sys.exit(f"the daemon does not start: {file.read()}")
             time.sleep(0.05)
         self.big = os.path.join(base, "big")
         with open(self.big, "wb") as file:

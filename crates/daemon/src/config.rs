@@ -375,8 +375,20 @@ impl Config {
                 None => problems.push(Problem { place: source, message: keys::unknown(name) }),
             }
         }
+        config.keep_sockets_together();
         config.check(&mut problems);
         if problems.is_empty() { Ok(config) } else { Err(ConfigError::Wrong(problems)) }
+    }
+
+    /// Who moves one socket and says nothing of the other means both: the usual folder may not be there.
+    fn keep_sockets_together(&mut self) {
+        let is_moved = self.source("daemon.socket") != Source::Default;
+        if is_moved
+            && self.source("grpc.socket") == Source::Default
+            && let (Some(folder), Some(_)) = (self.daemon.socket.parent(), &self.grpc.socket)
+        {
+            self.grpc.socket = Some(folder.join("grpc.sock"));
+        }
     }
 
     fn read_environment(
