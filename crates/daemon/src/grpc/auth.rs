@@ -163,8 +163,8 @@ where
     }
 }
 
-/// A request's body that tells a client that broke off from one that has said everything: hyper ends both
-/// without an error, and half an upload would pass for a whole one.
+/// A request's body that tells a client that broke off from one that has said everything: hyper and tonic
+/// end both without an error, and half an upload would pass for a whole one.
 struct Whole(Body);
 
 impl http_body::Body for Whole {
@@ -176,11 +176,14 @@ impl http_body::Body for Whole {
         context: &mut TaskContext<'_>,
     ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, Status>>> {
         let polled = Pin::new(&mut self.0).poll_frame(context);
-        if matches!(polled, Poll::Ready(None)) && !self.0.is_end_stream() {
-            let broken = Status::cancelled("the client broke the stream off");
-            return Poll::Ready(Some(Err(broken)));
-        }
-        polled
+        let why = match &polled {
+            Poll::Ready(None) if !self.0.is_end_stream() => String::new(),
+            Poll::Ready(Some(Err(error))) => format!(": {}", error.message()),
+            Poll::Ready(_) | Poll::Pending => return polled,
+        };
+        // Not `cancelled`, as what broke off often says: tonic takes that for the end of a request.
+        let broken = Status::aborted(format!("the client broke the stream off{why}"));
+        Poll::Ready(Some(Err(broken)))
     }
 
     fn is_end_stream(&self) -> bool {
