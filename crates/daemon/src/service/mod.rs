@@ -103,6 +103,26 @@ impl ServedVolume {
     }
 }
 
+/// How long an upload with a key is kept when nobody goes on with it.
+const UPLOADS_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+impl ServedVolume {
+    /// Gives back what uploads hold that nobody went on with. Asked when a volume is served and when an
+    /// upload with a key begins, so that whoever makes them also clears them away.
+    fn expire_uploads(&self) {
+        if self.read_only {
+            return;
+        }
+        match self.outside.expire_uploads(UPLOADS_KEPT) {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, volume = self.name, "old uploads were removed"),
+            Err(error) => {
+                tracing::warn!(%error, volume = self.name, "old uploads were not removed");
+            }
+        }
+    }
+}
+
 /// What clients are told of the daemon.
 #[derive(Clone, Debug, Default)]
 pub struct Identity {
@@ -177,6 +197,8 @@ impl Service {
         }
         let volume = Arc::new(volume);
         volumes.push(Arc::clone(&volume));
+        drop(volumes);
+        volume.expire_uploads();
         Ok(volume)
     }
 

@@ -308,6 +308,9 @@ impl Service {
             }
         }
         let what = || format!("cannot begin the upload of {}", names.shown());
+        if key.is_some() {
+            volume.expire_uploads();
+        }
         let staged = match &key {
             Some(key) => volume.outside.begin_named_upload(key, &call.cancel),
             None => volume.outside.begin_upload(request.size_hint, &call.cancel),
